@@ -1,0 +1,1 @@
+"""An event-driven job broker on Redis and Valkey; the public names, nothing else."""

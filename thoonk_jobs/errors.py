@@ -1,0 +1,102 @@
+"""Everything that can go wrong, as one tree: each message says what was asked, what stood in the way, what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from thoonk_jobs.machine import State
+
+
+class ThoonkError(Exception):
+    """The base of all errors of this library."""
+
+
+class ConfigError(ThoonkError, ValueError):
+    """A URL, an environment variable, a permission or another setting that cannot work."""
+
+
+class InvalidArgument(ThoonkError, ValueError):
+    """An argument outside its range; nothing was sent."""
+
+
+class PayloadError(ThoonkError, ValueError):
+    """Data that would not come back equal, or is too large; nothing was sent."""
+
+
+class BrokerUnavailable(ThoonkError, ConnectionError):
+    """The server cannot be reached, or refuses to write. What was asked may or may not have happened.
+
+    job_ids  the ids a publish used: publishing with them again can never make a second job.
+    code     the server's own word, as `OOM`; "" when there was no answer.
+    """
+
+    def __init__(self, message: str, *, code: str = "", job_ids: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.code = code
+        self.job_ids = list(job_ids)
+
+
+class BrokerClosed(ThoonkError):
+    """The broker was closed, here or while this call waited."""
+
+
+class IncompatibleServer(ThoonkError):
+    """A server that is too old, evicts keys, or holds a newer key layout than this client knows."""
+
+
+class TransitionRefused(ThoonkError):
+    """The state machine has no such move from the job's present state; nothing changed."""
+
+    def __init__(self, message: str, *, job_id: str, transition: str, state: State) -> None:
+        super().__init__(message)
+        self.job_id = job_id
+        self.transition = transition
+        self.state = state
+
+
+class JobNotFound(TransitionRefused):
+    """No job has this id, or what it left behind is no longer kept."""
+
+
+class JobExists(TransitionRefused):
+    """The id is taken by a job with other data."""
+
+
+class NotUnique(TransitionRefused):
+    """A live job holds the unique name; `job_id` is the holder."""
+
+
+class StaleClaim(TransitionRefused):
+    """The claim was lost: its lease ran out, or somebody withdrew the job."""
+
+
+class LimitReached(ThoonkError):
+    """A limit that rejects is full."""
+
+    def __init__(self, message: str, *, key: str | None, limit: int) -> None:
+        super().__init__(message)
+        self.key = key
+        self.limit = limit
+
+
+class JobFailed(ThoonkError):
+    """The job whose value was asked for ended without one; `job` is its snapshot."""
+
+    def __init__(self, message: str, job: Any) -> None:
+        super().__init__(message)
+        self.job = job
+
+
+class PublishFailed(ThoonkError):
+    """Some of many jobs were refused; the rest is published.
+
+    jobs    by position, the job, or None where it was refused.
+    errors  position -> error.
+    """
+
+    def __init__(self, message: str, *, jobs: Sequence[Any], errors: dict[int, ThoonkError]) -> None:
+        super().__init__(message)
+        self.jobs = list(jobs)
+        self.errors = errors
