@@ -1,1 +1,58 @@
 """An event-driven job broker on Redis and Valkey; the public names, nothing else."""
+
+from thoonk_jobs.claim import Claim, Job
+from thoonk_jobs.client import Broker
+from thoonk_jobs.embedded import EmbeddedServer
+from thoonk_jobs.errors import (
+    BrokerClosed,
+    BrokerUnavailable,
+    ConfigError,
+    IncompatibleServer,
+    InvalidArgument,
+    JobExists,
+    JobFailed,
+    JobNotFound,
+    LimitReached,
+    NotUnique,
+    PayloadError,
+    PublishFailed,
+    StaleClaim,
+    ThoonkError,
+    TransitionRefused,
+)
+from thoonk_jobs.ids import new_id
+from thoonk_jobs.job import JobError, Page, Progress
+from thoonk_jobs.machine import EventName, Outcome, State
+from thoonk_jobs.publication import Publish
+from thoonk_jobs.queue import Queue
+
+__all__ = [
+    "Broker",
+    "BrokerClosed",
+    "BrokerUnavailable",
+    "Claim",
+    "ConfigError",
+    "EmbeddedServer",
+    "EventName",
+    "IncompatibleServer",
+    "InvalidArgument",
+    "Job",
+    "JobError",
+    "JobExists",
+    "JobFailed",
+    "JobNotFound",
+    "LimitReached",
+    "NotUnique",
+    "Outcome",
+    "Page",
+    "PayloadError",
+    "Progress",
+    "Publish",
+    "PublishFailed",
+    "Queue",
+    "StaleClaim",
+    "State",
+    "ThoonkError",
+    "TransitionRefused",
+    "new_id",
+]

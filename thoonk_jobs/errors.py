@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from thoonk_jobs.machine import State
+from thoonk_jobs.machine import State
 
 
 class ThoonkError(Exception):
@@ -100,3 +99,28 @@ class PublishFailed(ThoonkError):
         super().__init__(message)
         self.jobs = list(jobs)
         self.errors = errors
+
+
+def from_reply(answer: list[Any], *, asked: str, job_id: str, queue: str) -> ThoonkError:
+    """The error behind a script's refusal {why, number of the state, detail}; the only reader of those words.
+
+    asked  the transition that was asked for, as in `finish`.
+    """
+    why, state = answer[0].decode(), list(State)[answer[1]]
+    detail = answer[2].decode() if len(answer) > 2 else ""
+    told = {"job_id": job_id, "transition": asked, "state": state}
+    job = f"job {job_id!r} of queue {queue!r}"
+    if why == "absent":
+        return JobNotFound(f"cannot {asked} {job}: there is none, or it is no longer kept", **told)
+    if why == "stale":
+        return StaleClaim(
+            f"cannot {asked} {job}: this claim was lost and the job is {state} now; "
+            "renew during long work, or raise lease=", **told)  # fmt: skip
+    if why == "exists":
+        return JobExists(f"cannot {asked} {job}: the id is taken by a job with other data; choose another id", **told)
+    if why == "not-unique":
+        told["job_id"] = detail
+        return NotUnique(f"cannot {asked} {job}: the live job {detail!r} has its unique name", **told)
+    if why == "too-large":
+        return PayloadError(f"cannot {asked} {job}: the data is over the queue's max_payload of {detail} bytes")
+    return TransitionRefused(f"cannot {asked} {job}: it is {state}", **told)

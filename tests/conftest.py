@@ -1,0 +1,105 @@
+"""Real servers for a session, a namespace for a test, and time that a test passes by hand."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from thoonk_jobs import Broker, EmbeddedServer, Queue
+
+REDIS = shutil.which("redis-server")
+_namespaces = itertools.count(1)
+
+
+class Clock:
+    """The time that scripts are given, in ms; starts at the server's."""
+
+    def __init__(self, now: int) -> None:
+        self.now = now
+
+    def __call__(self) -> int:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += round(seconds * 1000)
+
+
+@pytest.fixture(scope="session")
+def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with EmbeddedServer(tmp_path_factory.mktemp("valkey")) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Debian's redis-server 7.0 on a socket of its own."""
+    if REDIS is None:
+        if os.environ.get("THOONK_REQUIRE_REDIS"):
+            pytest.fail("redis-server is not installed, and THOONK_REQUIRE_REDIS asks for it")
+        pytest.skip("redis-server is not installed: not tested on Redis 7.0")
+    folder = tmp_path_factory.mktemp("redis")
+    socket = folder / "s"
+    command = [REDIS, "--port", "0", "--unixsocket", str(socket), "--dir", str(folder), "--appendonly", "yes", "--save", ""]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    client = redis.Redis(unix_socket_path=str(socket))
+    while True:
+        try:
+            client.ping()
+            break
+        except redis.ConnectionError:
+            assert process.poll() is None
+            time.sleep(0.01)
+    yield f"unix://{socket}"
+    process.terminate()
+    process.wait()
+
+
+@pytest.fixture(params=["valkey", "redis"])
+def url(request: pytest.FixtureRequest) -> str:
+    """Each test that uses a server runs on both."""
+    return str(request.getfixturevalue(f"{request.param}_url"))
+
+
+@pytest.fixture
+def namespace() -> str:
+    return f"test{next(_namespaces)}"
+
+
+@pytest.fixture
+def broker(url: str, namespace: str) -> Iterator[Broker]:
+    with Broker(url, namespace=namespace) as broker:
+        yield broker
+
+
+@pytest.fixture
+def queue(broker: Broker) -> Queue:
+    return broker.queue("letters")
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[redis.Redis]:
+    """A plain client of the same server."""
+    with redis.Redis.from_url(url) as client:
+        yield client
+
+
+@pytest.fixture
+def clock(broker: Broker, client: redis.Redis) -> Clock:
+    """Stops the time of the test's broker; `advance` passes it."""
+    seconds, micros = client.time()
+    clock = Clock(int(seconds) * 1000 + int(micros) // 1000)
+    broker._clock = clock
+    return clock
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path

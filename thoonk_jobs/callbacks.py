@@ -1,0 +1,179 @@
+"""The callbacks of plain `on_finish`, `on_stall` and `on_progress`: one thread reads the keys and calls, one at a time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any
+
+
+from thoonk_jobs import calls
+from thoonk_jobs.calls import AT_ONCE
+from thoonk_jobs.drive import Wire
+from thoonk_jobs.errors import BrokerClosed, ThoonkError
+from thoonk_jobs.job import Progress, Snapshot, Stored
+from thoonk_jobs.keys import QueueKeys
+from thoonk_jobs.logs import log
+from thoonk_jobs.machine import LIVE, State
+from thoonk_jobs.publication import Callbacks
+
+
+MakeJob = Callable[[QueueKeys, str, Stored | None], Snapshot]
+Topic = tuple[QueueKeys, str]
+
+
+@dataclass(slots=True)
+class Expected:
+    """What one publish asked to hear of its job."""
+
+    keys: QueueKeys
+    id: str
+    callbacks: Callbacks
+    known: Stored | None = None
+    stalled: bool = False
+    reported: bytes = b""
+
+
+class CallbackThread:
+    """Who wants to hear of which jobs, and the thread that tells them."""
+
+    def __init__(self, wire: Wire, make_job: MakeJob) -> None:
+        self._wire = wire
+        self._make_job = make_job
+        self._expected: dict[Topic, list[Expected]] = {}
+        self._news: SimpleQueue[tuple[QueueKeys, list[str], bool] | None] = SimpleQueue()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def expect(self, keys: QueueKeys, id: str, callbacks: Callbacks) -> Expected:
+        """Registers callbacks, before the publish goes out that they are for."""
+        expected = Expected(keys, id, callbacks)
+        with self._changed:
+            self._expected.setdefault((keys, id), []).append(expected)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="thoonk-callbacks", daemon=True)
+                self._thread.start()
+        return expected
+
+    def published(self, expected: Expected, id: str, stored: Stored) -> None:
+        """The answer to the publish: the id that the job really has, and its record."""
+        state = Snapshot(id, expected.keys.queue, stored).state
+        if state is State.FINISHED:
+            expected.known = stored  # its data may be gone already
+        if id != expected.id:
+            self.forget(expected)
+            expected.id = id
+            with self._changed:
+                self._expected.setdefault((expected.keys, id), []).append(expected)
+        if state in (State.FINISHED, State.STALLED):
+            self._news.put((expected.keys, [id], False))
+
+    def forget(self, expected: Expected) -> None:
+        """The publish was refused, or its end was told."""
+        with self._changed:
+            topic = (expected.keys, expected.id)
+            others = [other for other in self._expected.get(topic, []) if other is not expected]
+            if others:
+                self._expected[topic] = others
+            else:
+                self._expected.pop(topic, None)
+            self._changed.notify_all()
+
+    def news(self, keys: QueueKeys, ids: Iterable[str], *, stalled: bool = False) -> None:
+        """These jobs are worth a look; stalled: that is what happened to them."""
+        with self._changed:
+            wanted = [id for id in ids if (keys, id) in self._expected]
+        if wanted:
+            self._news.put((keys, wanted, stalled))
+
+    def look_at_all(self, keys: QueueKeys | None = None) -> None:
+        """News may have been missed."""
+        by_queue = defaultdict(list)
+        with self._changed:
+            for queue, id in self._expected:
+                if keys is None or queue == keys:
+                    by_queue[queue].append(id)
+        for queue, ids in by_queue.items():
+            self._news.put((queue, ids, False))
+
+    def join(self, timeout: float | None) -> bool:
+        """Waits until every on_finish was called or its job is stalled; False when the time was over first."""
+        until = None if timeout is None else time.monotonic() + timeout
+        with self._changed:
+            stalled = [expected for some in self._expected.values() for expected in some if expected.stalled]
+        for expected in stalled:
+            expected.stalled = False  # it may have been retried since: look again
+            self.news(expected.keys, [expected.id])
+        with self._changed:
+            return self._changed.wait_for(self._idle, None if until is None else max(0.0, until - time.monotonic()))
+
+    def _idle(self) -> bool:
+        return self._wire.closed.is_set() or all(
+            expected.stalled or not expected.callbacks.on_finish
+            for some in self._expected.values() for expected in some
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """Ends the thread after the callback that runs."""
+        self._news.put(None)
+        with self._changed:
+            self._changed.notify_all()
+        if self._thread and self._thread is not threading.current_thread():
+            self._thread.join(5)
+
+    def _run(self) -> None:
+        while (item := self._news.get()) is not None:
+            keys, ids, stalled = item
+            for at in range(0, len(ids), AT_ONCE):
+                try:
+                    self._tell(keys, ids[at : at + AT_ONCE], stalled)
+                except BrokerClosed:
+                    return
+                except ThoonkError as error:
+                    log.warning("callbacks_delayed", queue=keys.queue, error=str(error))
+                    self._wire.closed.wait(1)
+                    self._news.put((keys, ids[at:], stalled))
+                    break
+
+    def _tell(self, keys: QueueKeys, ids: list[str], stalled: bool) -> None:
+        """Reads these jobs once, calls back, and says which ends were heard."""
+        heard = []
+        for id, stored in zip(ids, self._wire.run(calls.read(keys, ids)), strict=True):
+            for expected in list(self._expected.get((keys, id), ())):
+                if self._tell_one(expected, stored, stalled):
+                    heard.append(id)
+        with self._changed:
+            self._changed.notify_all()
+        if heard:
+            self._wire.run(calls.watch(keys, heard, on=False))
+
+    def _tell_one(self, expected: Expected, stored: Stored | None, stalled: bool) -> bool:
+        job = self._make_job(expected.keys, expected.id, stored or expected.known)
+        if stored and expected.callbacks.on_progress:
+            self._tell_progress(expected, job)
+        was_stalled, expected.stalled = expected.stalled, job.state is State.STALLED
+        if stalled or (expected.stalled and not was_stalled):
+            self._call("on_stall", expected.callbacks.on_stall, job)
+        if job.state in LIVE:
+            return False
+        self._call("on_finish", expected.callbacks.on_finish, job)
+        self.forget(expected)
+        return True
+
+    def _tell_progress(self, expected: Expected, job: Snapshot) -> None:
+        while found := self._wire.run(calls.reports(expected.keys, job.id, "progress", expected.reported, AT_ONCE)):
+            for place, data in found:
+                expected.reported = place
+                self._call("on_progress", expected.callbacks.on_progress, job, Progress.read(data))
+
+    def _call(self, name: str, callback: Callable[..., Any] | None, job: Snapshot, *more: Any) -> None:
+        if callback is None:
+            return
+        try:
+            callback(job, *more)
+        except Exception:
+            log.exception("callback_failed", callback=name, queue=job.queue, job_id=job.id)

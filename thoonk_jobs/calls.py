@@ -1,0 +1,299 @@
+"""One function for each operation: it returns a `Call`, a value that says what to send and how to read the reply."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from struct import Struct
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from thoonk_jobs import errors, record
+from thoonk_jobs.job import Stored
+from thoonk_jobs.keys import LAYOUT_VERSION, QueueKeys, decode, encode, layout_key, queues_key
+from thoonk_jobs.machine import State
+from thoonk_jobs.publication import Publication
+from thoonk_jobs.scripts import SCRIPTS, Script
+
+T = TypeVar("T")
+Arg = str | bytes | int | float
+
+AT_ONCE = 500
+"""Items that one script call takes at most."""
+BYTES_AT_ONCE = 4 * 1024 * 1024
+"""Bytes of data that one script call takes at most, unless it has a single item."""
+
+_TOKEN = Struct(">d")
+# The keys of each state's jobs, in the order in which they are listed.
+INDEXES = {
+    State.SCHEDULED: ("scheduled", "dated"),
+    State.WAITING: ("waiting", "parked"),
+    State.AVAILABLE: ("available",),
+    State.CLAIMED: ("claimed",),
+    State.STALLED: ("stalled",),
+    State.FINISHED: ("finished",),
+}
+_ORDERED_MEMBERS = ("waiting", "parked", "available")
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """A script call.
+
+    read     turns the reply into what the caller wants.
+    job_ids  what a publish tried to publish.
+    """
+
+    script: Script
+    keys: QueueKeys
+    args: tuple[Arg, ...]
+    read: Callable[[Any], T]
+    job_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Command(Generic[T]):
+    """A plain command outside the slot of a queue."""
+
+    args: tuple[Arg, ...]
+    read: Callable[[Any], T]
+
+
+class Taken(NamedTuple):
+    """A job that a claim got."""
+
+    id: str
+    stored: Stored
+    token: int
+
+
+class Look(NamedTuple):
+    """What a look at a queue found.
+
+    more  something else is due: look again at once.
+    due   seconds until something is due; None for never.
+    """
+
+    more: bool
+    due: float | None
+    taken: list[Taken]
+
+
+class End(NamedTuple):
+    """A verb on a claim: the job, its token, and what the verb adds."""
+
+    id: str
+    token: int | str
+    rest: tuple[Arg, ...] = ()
+
+
+Refusals = list[errors.ThoonkError | None]
+
+
+def publish(keys: QueueKeys, publications: Sequence[Publication]) -> Call[list[tuple[str, Stored] | errors.ThoonkError]]:
+    """Publishes up to AT_ONCE jobs; of each, the id and record that it has now, or why it was refused."""
+
+    def read(reply: list[Any]) -> list[tuple[str, Stored] | errors.ThoonkError]:
+        return [_published(keys, asked, answer) for asked, answer in zip(publications, reply, strict=True)]
+
+    args = tuple(arg for job in publications for arg in (job.id, job.digest, job.spec, job.body))
+    return Call(SCRIPTS["publish"], keys, args, read, tuple(job.id for job in publications))
+
+
+def _published(keys: QueueKeys, asked: Publication, answer: Any) -> tuple[str, Stored] | errors.ThoonkError:
+    if isinstance(answer, bytes):
+        return asked.id, Stored(answer, asked.body)
+    if len(answer) == 2:
+        return answer[0].decode(), Stored(answer[1], asked.body)
+    return errors.from_reply(answer, asked="publish", job_id=asked.id, queue=keys.queue)
+
+
+def claim(
+    keys: QueueKeys, lane: str, ticket: str, most: int, lease: float, worker: str, *, wait: bool
+) -> Call[Look]:  # fmt: skip
+    """Settles what is due, then takes up to `most` jobs. The same ticket gets the same claims while they are valid.
+
+    lane  a name that one outstanding claim of this process uses at a time.
+    wait  register this process: it is told when jobs may be there.
+    """
+    args = (lane, ticket, most, round(lease * 1000), worker, "1" if wait else "")
+    return Call(SCRIPTS["claim"], keys, args, _look)
+
+
+def _look(reply: list[Any]) -> Look:
+    taken = []
+    for at in range(2, len(reply), 3):
+        id, raw, data = reply[at : at + 3]
+        taken.append(Taken(id.decode(), Stored(raw, data), int(record.unpack(raw).token)))
+    return Look(bool(reply[0]), None if reply[1] < 0 else reply[1] / 1000, taken)
+
+
+def settle(keys: QueueKeys) -> Call[Look]:
+    """Moves what time alone moves, a bounded part."""
+    return Call(SCRIPTS["settle"], keys, (), _look)
+
+
+def _verb(keys: QueueKeys, name: str, ends: Sequence[End], *, asked: str = "") -> Call[Refusals]:
+    def read(reply: list[Any]) -> Refusals:
+        return [
+            None if isinstance(answer, int)
+            else errors.from_reply(answer, asked=asked or name, job_id=end.id, queue=keys.queue)
+            for end, answer in zip(ends, reply, strict=True)
+        ]  # fmt: skip
+
+    args = tuple(arg for end in ends for arg in (end.id, end.token, *end.rest))
+    return Call(SCRIPTS[name], keys, args, read)
+
+
+def finish(keys: QueueKeys, id: str, token: int, result: bytes) -> Call[Refusals]:
+    """Ends a claim with success. result: encoded, or b"" for none."""
+    return _verb(keys, "finish", [End(id, token, (result,))])
+
+
+def fail(keys: QueueKeys, id: str, token: int, error: bytes, *, final: bool, delay: float) -> Call[Refusals]:
+    """Ends a claim with a failed attempt. delay: seconds before another one, if one is left."""
+    return _verb(keys, "fail", [End(id, token, (error, "1" if final else "", round(delay * 1000)))])
+
+
+def cancel(keys: QueueKeys, id: str, token: int, reason: str, delay: float, *, counted: bool = True) -> Call[Refusals]:
+    """Gives a claimed job back. counted: False for a claim that is given back at no cost."""
+    return _verb(keys, "cancel", [End(id, token, (reason, round(delay * 1000), "1" if counted else ""))])
+
+
+def stall(keys: QueueKeys, id: str, reason: str, token: int | None = None) -> Call[Refusals]:
+    """Sets a job aside: the claimant's with its token, any live one without."""
+    return _verb(keys, "stall", [End(id, "" if token is None else token, (reason,))])
+
+
+def renew(keys: QueueKeys, claims: Sequence[tuple[str, int, float]]) -> Call[Refusals]:
+    """Starts leases anew: (id, token, seconds) each."""
+    return _verb(keys, "renew", [End(id, token, (round(lease * 1000),)) for id, token, lease in claims])
+
+
+def report(keys: QueueKeys, id: str, token: int, kind: str, number: int, data: bytes) -> Call[Refusals]:
+    """Adds a progress report, a log line or an event of a claimant; number: of this report within the claim."""
+    asked = {"progress": "set_progress"}.get(kind, kind)
+    return _verb(keys, "report", [End(id, token, (kind, number, data))], asked=asked)
+
+
+def operate(keys: QueueKeys, verb: str, ids: Sequence[str]) -> Call[Refusals]:
+    """An operator's retry, rerun or retract."""
+
+    def read(reply: list[Any]) -> Refusals:
+        return [
+            None if isinstance(answer, int) else errors.from_reply(answer, asked=verb, job_id=id, queue=keys.queue)
+            for id, answer in zip(ids, reply, strict=True)
+        ]
+
+    return Call(SCRIPTS[verb], keys, tuple(ids), read)
+
+
+def watch(keys: QueueKeys, ids: Sequence[str], *, on: bool) -> Call[list[State]]:
+    """This process waits for the end of these jobs, or no more; answers their states."""
+    states = list(State)
+    return Call(SCRIPTS["watch"], keys, ("1" if on else "0", *ids), lambda reply: [states[code] for code in reply])
+
+
+def read(keys: QueueKeys, ids: Sequence[str]) -> Call[list[Stored | None]]:
+    """What is kept of up to AT_ONCE jobs; None where nothing is."""
+    return Call(SCRIPTS["read"], keys, tuple(ids), lambda reply: [job and Stored(*job) for job in reply])
+
+
+def reports(keys: QueueKeys, id: str, kind: str, after: bytes, most: int) -> Call[list[tuple[bytes, bytes]]]:
+    """The reports of a kind, oldest first: (place, data) each; after: the place of the last one read, or b""."""
+    args = (id, kind, after, most)
+    return Call(SCRIPTS["reports"], keys, args, lambda reply: list(zip(reply[::2], reply[1::2], strict=True)))
+
+
+def counts(keys: QueueKeys) -> Call[dict[State, int]]:
+    """How many jobs are in each state."""
+    states = list(State)
+    return Call(SCRIPTS["counts"], keys, (), lambda reply: dict(zip(states, [0, *reply[:-1]], strict=True)))
+
+
+def paused(keys: QueueKeys) -> Call[bool]:
+    """Whether the queue hands out no jobs at present."""
+    return Call(SCRIPTS["counts"], keys, (), lambda reply: bool(reply[-1]))
+
+
+def listing(keys: QueueKeys, index: str, after: tuple[bytes, bytes] | None, most: int) -> Call[list[tuple[bytes, bytes]]]:
+    """A part of an index: (score, member) each, in order; after: the last one seen."""
+
+    def read(reply: list[Any]) -> list[tuple[bytes, bytes]]:
+        return list(zip(reply[1::2], reply[::2], strict=True))
+
+    score, member = after or (b"", b"")
+    return Call(SCRIPTS["list"], keys, (index, score, member, most), read)
+
+
+def id_of(index: str, member: bytes) -> str:
+    """The id of the job behind a member of an index."""
+    return (member[8:] if index in _ORDERED_MEMBERS else member).decode()
+
+
+def configure(keys: QueueKeys, settings: dict[str, str]) -> Call[dict[str, str]]:
+    """Sets these settings; answers all that were ever set."""
+
+    def read(reply: list[bytes]) -> dict[str, str]:
+        return {name.decode(): value.decode() for name, value in zip(reply[::2], reply[1::2], strict=True)}
+
+    return Call(SCRIPTS["configure"], keys, tuple(arg for pair in settings.items() for arg in pair), read)
+
+
+def pause(keys: QueueKeys, *, on: bool) -> Call[bool]:
+    """Hands out no more jobs, or does again; answers whether that was new."""
+    return Call(SCRIPTS["pause"], keys, ("1" if on else "0",), bool)
+
+
+def limit(keys: QueueKeys, field: str, running: int | None) -> Call[bool]:
+    """Sets or lifts a limit on running jobs; answers whether another such call has more to move."""
+    return Call(SCRIPTS["limit"], keys, (field, "" if running is None else running), bool)
+
+
+def delete(keys: QueueKeys) -> Call[int]:
+    """Removes a queue without live jobs; answers how many it has, and does nothing if there are any."""
+    return Call(SCRIPTS["delete"], keys, (), int)
+
+
+def enter(keys: QueueKeys) -> tuple[Command[None], ...]:
+    """Enters the queue in the list of queues, and the layout version where there is none yet."""
+    return (
+        Command(("SET", layout_key(keys.namespace), LAYOUT_VERSION, "NX"), lambda _: None),
+        Command(("SADD", queues_key(keys.namespace), encode(keys.queue)), lambda _: None),
+    )
+
+
+def leave(keys: QueueKeys) -> Command[None]:
+    """Takes the queue out of the list of queues."""
+    return Command(("SREM", queues_key(keys.namespace), encode(keys.queue)), lambda _: None)
+
+
+def queues(namespace: str) -> Command[list[str]]:
+    """The names of all queues, sorted."""
+    return Command(("SMEMBERS", queues_key(namespace)), lambda reply: sorted(decode(name.decode()) for name in reply))
+
+
+def ping() -> Command[None]:
+    """A command that does nothing."""
+    return Command(("PING",), lambda _: None)
+
+
+def lost_claims(news: bytes) -> Iterable[tuple[str, int]]:
+    """The claims (id, token) that a process is told it lost."""
+    at = 0
+    while at < len(news):
+        id, at = _framed(news, at)
+        yield id, int(_TOKEN.unpack_from(news, at)[0])
+        at += _TOKEN.size
+
+
+def job_news(news: bytes) -> Iterable[str]:
+    """The ids of jobs that a process is told to look at."""
+    at = 0
+    while at < len(news):
+        id, at = _framed(news, at)
+        yield id
+
+
+def _framed(raw: bytes, at: int) -> tuple[str, int]:
+    end = at + 2 + int.from_bytes(raw[at : at + 2], "big")
+    return raw[at + 2 : end].decode(), end

@@ -1,0 +1,167 @@
+"""The conversations that take several steps: generators that yield calls and waits and get their answers.
+
+Subscribe, look, then wait: a notice that comes between a look and a wait rings the bell, so none is missed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator
+from itertools import count
+from typing import Any, Protocol, TypeVar
+
+from thoonk_jobs import calls
+from thoonk_jobs.calls import AT_ONCE, Call, Look
+from thoonk_jobs.job import Stored
+from thoonk_jobs.keys import QueueKeys
+from thoonk_jobs.machine import LIVE, State
+
+T = TypeVar("T")
+Flow = Generator[Any, Any, T]
+
+
+class Bell(Protocol):
+    """Rings when it is time to look again. Its steps are yielded, for a driver to wait on."""
+
+    def clear(self) -> None: ...
+    def pause(self, timeout: float | None) -> Any: ...
+    def close(self) -> None: ...
+
+
+class Ears(Protocol):
+    """Where bells come from; a step that is yielded, and answered once the subscription is confirmed."""
+
+    def listen(self, keys: QueueKeys, id: str | None) -> Any: ...
+
+
+def take(
+    ears: Ears, keys: QueueKeys, look: Callable[[bool], Call[Look]], timeout: float | None
+) -> Flow[list[calls.Taken]]:  # fmt: skip
+    """Takes what there is, or waits for it: timeout 0 looks once, None waits for ever.
+
+    look  makes the claim call; True asks the server to tell this process when jobs may be there.
+    """
+    until = None if timeout is None else time.monotonic() + timeout
+    found = yield from _look_once(look, wait=False)
+    if found.taken or timeout == 0:
+        return found.taken
+    bell: Bell = yield ears.listen(keys, None)
+    try:
+        while True:
+            bell.clear()
+            found = yield from _look_once(look, wait=True)
+            left = None if until is None else until - time.monotonic()
+            if found.taken or (left is not None and left <= 0):
+                return found.taken
+            yield bell.pause(_sooner(left, found.due))
+    finally:
+        bell.close()
+
+
+def _look_once(look: Callable[[bool], Call[Look]], *, wait: bool) -> Flow[Look]:
+    while True:
+        found: Look = yield look(wait)
+        if found.taken or not found.more:
+            return found
+
+
+def _sooner(*spans: float | None) -> float | None:
+    return min((span for span in spans if span is not None), default=None)
+
+
+def wait_for_end(ears: Ears, keys: QueueKeys, id: str, timeout: float | None) -> Flow[Stored | None]:
+    """What is kept of a job once it is finished or stalled; None when it is gone. Raises TimeoutError."""
+    until = None if timeout is None else time.monotonic() + timeout
+    bell: Bell = yield ears.listen(keys, id)
+    try:
+        while True:
+            bell.clear()
+            [state] = yield calls.watch(keys, [id], on=True)
+            if state not in LIVE or state is State.STALLED:
+                [stored] = yield calls.read(keys, [id])
+                return stored  # type: ignore[no-any-return]
+            left = None if until is None else until - time.monotonic()
+            if left is not None and left <= 0:
+                raise TimeoutError(f"job {id!r} of queue {keys.queue!r} is still {state} after {timeout:g} s")
+            yield bell.pause(left)
+    finally:
+        bell.close()
+        yield calls.watch(keys, [id], on=False)
+
+
+def jobs_page(
+    keys: QueueKeys, states: tuple[State, ...], limit: int, cursor: tuple[str, bytes, bytes] | None
+) -> Flow[tuple[list[tuple[str, Stored]], tuple[str, bytes, bytes] | None]]:  # fmt: skip
+    """Some jobs in these states, in the order of their indexes, and where to go on: (index, score, member)."""
+    indexes = [index for state in states for index in calls.INDEXES[state]]
+    after: tuple[bytes, bytes] | None = None
+    if cursor:
+        indexes, after = indexes[indexes.index(cursor[0]) :], cursor[1:]
+    found: list[tuple[str, Stored]] = []
+    for index in indexes:
+        while True:
+            entries = yield calls.listing(keys, index, after, min(limit - len(found), AT_ONCE))
+            if not entries:
+                break
+            ids = [calls.id_of(index, member) for _, member in entries]
+            stored = yield calls.read(keys, ids)
+            found += [(id, job) for id, job in zip(ids, stored, strict=True) if job]
+            after = entries[-1]
+            if len(found) >= limit:
+                return found, (index, *after)
+        after = None
+    return found, None
+
+
+def live_ids(keys: QueueKeys) -> Flow[list[str]]:
+    """The ids of all live jobs."""
+    found: list[str] = []
+    for index in (index for state in LIVE for index in calls.INDEXES[state]):
+        after: tuple[bytes, bytes] | None = None
+        while entries := (yield calls.listing(keys, index, after, AT_ONCE)):
+            found += [calls.id_of(index, member) for _, member in entries]
+            after = entries[-1]
+    return found
+
+
+def operate_on_all(keys: QueueKeys, verb: str, state: State) -> Flow[int]:
+    """Retries, reruns or retracts all jobs of a state, a bounded part at a time; how many it was."""
+    done = 0
+    for index in calls.INDEXES[state]:
+        after: tuple[bytes, bytes] | None = None
+        while entries := (yield calls.listing(keys, index, after, AT_ONCE)):
+            refusals = yield calls.operate(keys, verb, [calls.id_of(index, member) for _, member in entries])
+            done += refusals.count(None)
+            after = entries[-1]
+    return done
+
+
+def delete_queue(keys: QueueKeys) -> Flow[None]:
+    """Retracts what lives, then removes every key."""
+    yield calls.leave(keys)
+    while (yield calls.delete(keys)):
+        for state in LIVE:
+            yield from operate_on_all(keys, "retract", state)
+
+
+def in_parts(items: list[T], size: Callable[[T], int]) -> Iterator[list[T]]:
+    """The items in lists that one script call takes."""
+    part: list[T] = []
+    weight = 0
+    for item in items:
+        if part and (len(part) == AT_ONCE or weight + size(item) > calls.BYTES_AT_ONCE):
+            yield part
+            part, weight = [], 0
+        part.append(item)
+        weight += size(item)
+    if part:
+        yield part
+
+
+_tickets = count(1)
+
+
+def new_ticket() -> str:
+    """A ticket that no other claim of this process has."""
+    return str(next(_tickets))
+

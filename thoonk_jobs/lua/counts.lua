@@ -1,0 +1,15 @@
+-- flags: no-writes
+-- args: none
+-- replies: the number of jobs in each state, by number of state from 1; then 1 where the queue is paused
+
+local function count(key) return redis.call('ZCARD', key) end
+
+return {
+  count(K.scheduled) + count(K.dated),
+  count(K.waiting) + count(K.parked),
+  count(K.available),
+  count(K.claimed),
+  count(K.stalled),
+  redis.call('ZCOUNT', K.finished, string.format('(%.0f', NOW), '+inf'),
+  PAUSED and 1 or 0,
+}

@@ -1,0 +1,26 @@
+-- finish: claimed -> finished
+-- release: waiting -> available
+-- purge: finished -> absent
+-- with: limits, retention
+-- flags: allow-oom
+-- args: (id, token, result or nothing)*
+-- replies: the row's code; or {why, state}
+
+local answers = {}
+for at, id in ipairs(items(3, 3)) do
+  local token, result = ARGV[3 * at + 1], ARGV[3 * at + 2]
+  local answer = ask(id, {'finish'}, token)
+  if not answer then
+    local job = JOBS[id]
+    job[REASON] = ''
+    move(id, 'finish')
+    if result ~= '' or job[TOTAL_FAILURES] > 0 then keep_result(id, result) end
+    answer = EDGES.finish.code
+  end
+  answers[at] = answer
+end
+commit()
+trim_finished()
+sweep()
+release_freed()
+return answers

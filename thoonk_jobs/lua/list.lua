@@ -1,0 +1,25 @@
+-- flags: no-writes
+-- args: key (scheduled, dated, waiting ...), score and member to go on after, or nothing and nothing, most
+-- replies: (score, member)*
+
+local key, score, member, most = K[ARGV[3]], tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
+
+local function before_or_at(rank)
+  local entry = redis.call('ZRANGE', key, rank, rank, 'WITHSCORES')
+  local there = tonumber(entry[2])
+  return there < score or there == score and entry[1] <= member
+end
+
+-- The first rank past an entry that may be gone by now: entries are in order, so halve.
+local function first_after()
+  if not score then return 0 end
+  local low, high = 0, redis.call('ZCARD', key)
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    if before_or_at(middle) then low = middle + 1 else high = middle end
+  end
+  return low
+end
+
+local first = first_after()
+return redis.call('ZRANGE', key, first, first + most - 1, 'WITHSCORES')

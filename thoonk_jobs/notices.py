@@ -1,0 +1,221 @@
+"""One subscription connection for all a process waits for. Its thread only routes: notices ring, keys tell."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import redis
+
+from thoonk_jobs import calls
+from thoonk_jobs.drive import FIRST_PAUSE, LONGEST_PAUSE, Wire
+from thoonk_jobs.errors import BrokerClosed, BrokerUnavailable, ThoonkError
+from thoonk_jobs.keys import QueueKeys
+from thoonk_jobs.logs import log
+
+
+WAKE, JOBS, STALLED, CLAIMS = b"w", b"j", b"s", b"c"
+
+
+class Listener(Protocol):
+    """Who else wants the news: the callbacks and the held claims."""
+
+    def job_news(self, keys: QueueKeys, ids: list[str], *, stalled: bool) -> None: ...
+    def claim_lost(self, keys: QueueKeys, id: str, token: int) -> None: ...
+    def may_have_missed(self, keys: QueueKeys) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Waits until the bell rings, or the time is over."""
+
+    bell: ThreadBell
+    timeout: float | None
+
+    def block(self) -> None:
+        """Raises BrokerClosed if the broker was closed meanwhile."""
+        self.bell.rung.wait(self.timeout)
+        self.bell.notices.check_open()
+
+
+class ThreadBell:
+    """A bell for one waiting thread."""
+
+    def __init__(self, notices: Notices, topic: tuple[str, str | None]) -> None:
+        self.notices = notices
+        self.topic = topic
+        self.rung = threading.Event()
+        self.clear = self.rung.clear
+
+    def pause(self, timeout: float | None) -> Pause:
+        """A step that waits for a ring."""
+        return Pause(self, timeout)
+
+    def close(self) -> None:
+        """Listens no more."""
+        self.notices.dismiss(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Makes a bell; the subscription behind it is confirmed before anything is looked at."""
+
+    notices: Notices
+    keys: QueueKeys
+    id: str | None
+
+    def block(self) -> ThreadBell:
+        """Waits through an outage."""
+        return self.notices.bell(self.keys, self.id)
+
+
+class Notices:
+    """The subscriptions of one process, one channel a queue, made anew after every failure."""
+
+    def __init__(self, wire: Wire, listener: Listener) -> None:
+        self._wire = wire
+        self._listener = listener
+        self._lock = threading.Lock()
+        self._connection: Any = None
+        self._queues: dict[str, tuple[QueueKeys, threading.Event]] = {}
+        self._bells: dict[tuple[str, str | None], set[ThreadBell]] = defaultdict(set)
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+
+    def listen(self, keys: QueueKeys, id: str | None) -> Listen:
+        """A step that answers a bell: for jobs of the queue, or for news of one job."""
+        return Listen(self, keys, id)
+
+    def bell(self, keys: QueueKeys, id: str | None) -> ThreadBell:
+        """A bell that is hung before the subscription is confirmed, so it misses nothing after."""
+        bell = ThreadBell(self, (keys.base, id))
+        with self._lock:
+            self._bells[bell.topic].add(bell)
+        try:
+            self.subscribe(keys, patience=None)
+        except BaseException:
+            self.dismiss(bell)
+            raise
+        return bell
+
+    def dismiss(self, bell: ThreadBell) -> None:
+        """Forgets a bell."""
+        with self._lock:
+            bells = self._bells.get(bell.topic, set())
+            bells.discard(bell)
+            if not bells:
+                self._bells.pop(bell.topic, None)
+
+    def check_open(self) -> None:
+        """Raises BrokerClosed once the broker is closed."""
+        if self._wire.closed.is_set():
+            raise BrokerClosed("the broker was closed while this call waited")
+
+    def subscribe(self, keys: QueueKeys, patience: float | None) -> None:
+        """Returns once this process hears its channel of a queue.
+
+        patience  seconds to wait through an outage, then BrokerUnavailable; None for ever.
+        """
+        channel = keys.process_channel(self._wire.process)
+        until = None if patience is None else time.monotonic() + patience
+        with self._lock:
+            entry = self._queues.get(channel)
+            if entry is None:
+                entry = self._queues[channel] = (keys, threading.Event())
+                if self._connection:
+                    self._send(channel)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="thoonk-notices", daemon=True)
+                self._thread.start()
+        while not entry[1].wait(0.5 if patience is None else max(0.0, min(0.5, until - time.monotonic()))):  # type: ignore[operator]
+            self.check_open()
+            if self._error is not None:
+                raise self._error
+            if until is not None and time.monotonic() >= until:
+                raise BrokerUnavailable(f"no subscription to queue {keys.queue!r} in {patience:g} s; is the server up?")
+
+    def _send(self, channel: str) -> None:
+        try:
+            self._connection.send_command("SSUBSCRIBE", channel)
+        except (redis.RedisError, OSError):
+            log.debug("subscribe_failed", channel=channel)  # the reading thread meets the same and connects anew
+
+    def _run(self) -> None:
+        pause = FIRST_PAUSE
+        while not self._wire.closed.is_set():
+            try:
+                self._connect()
+                pause = FIRST_PAUSE
+                while True:
+                    self._hear(self._connection.read_response(disable_decoding=True, timeout=None))
+            except (redis.RedisError, OSError, ThoonkError, AttributeError, ValueError) as error:
+                self._disconnected(error)
+            self._wire.closed.wait(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _connect(self) -> None:
+        connection = self._wire.connect()
+        with self._lock:
+            self._connection = connection
+            self._error = None
+            for channel in self._queues:
+                self._send(channel)
+
+    def _disconnected(self, error: Exception) -> None:
+        with self._lock:
+            connection, self._connection = self._connection, None
+            for _, confirmed in self._queues.values():
+                confirmed.clear()
+            if isinstance(error, ThoonkError) and not isinstance(error, BrokerUnavailable):
+                self._error = error
+        if connection:
+            connection.disconnect()
+        if not self._wire.closed.is_set():
+            log.info("subscription_lost", error=str(error))
+
+    def _hear(self, message: list[Any]) -> None:
+        kind, channel = message[0], message[1].decode()
+        keys, confirmed = self._queues[channel]
+        if kind == b"ssubscribe":
+            confirmed.set()
+            self._ring_all(keys)
+            self._listener.may_have_missed(keys)
+        elif kind == b"smessage":
+            self._route(keys, message[2][:1], message[2][1:])
+
+    def _route(self, keys: QueueKeys, kind: bytes, news: bytes) -> None:
+        if kind == WAKE:
+            self._ring(keys, None)
+        elif kind in (JOBS, STALLED):
+            ids = list(calls.job_news(news))
+            for id in ids:
+                self._ring(keys, id)
+            self._listener.job_news(keys, ids, stalled=kind == STALLED)
+        elif kind == CLAIMS:
+            for id, token in calls.lost_claims(news):
+                self._listener.claim_lost(keys, id, token)
+
+    def _ring(self, keys: QueueKeys, id: str | None) -> None:
+        with self._lock:
+            bells = list(self._bells.get((keys.base, id), ()))
+        for bell in bells:
+            bell.rung.set()
+
+    def _ring_all(self, keys: QueueKeys | None = None) -> None:
+        with self._lock:
+            bells = [bell for (base, _), some in self._bells.items() if keys is None or base == keys.base for bell in some]
+        for bell in bells:
+            bell.rung.set()
+
+    def close(self) -> None:
+        """Wakes all that wait, to find the broker closed, and ends the thread. The wire is closed first."""
+        self._ring_all()
+        with self._lock:
+            connection, self._connection = self._connection, None
+        if connection:
+            connection.disconnect()
+        if self._thread and self._thread is not threading.current_thread():
+            self._thread.join(5)

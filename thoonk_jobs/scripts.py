@@ -1,0 +1,91 @@
+"""Puts each Lua script together: the keys, the record's layout, its own rows of the table, the shared parts, its body.
+
+A body says in its first lines which rows it follows, as `-- finish: claimed -> finished`, and `-- with:` which shared
+parts it needs; a row that is not in the table as it stands there stops the program on import.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from importlib import resources
+
+from thoonk_jobs import record
+from thoonk_jobs.keys import LAYOUT
+from thoonk_jobs.machine import CODES, ROWS, Outcome, State, Transition
+
+# Names in capitals become numbers before the server sees them: each local that a function refers to costs every call.
+_CONSTANTS = record.constants()
+_CONSTANT = re.compile(rf"\b({'|'.join(_CONSTANTS)})\b")
+SHARED = ("lib", "commit", "limits", "watching", "retention", "due")
+_ALWAYS = ("lib", "commit")
+_ROW = re.compile(r"-- (\w+): ([\w, ]+) -> (\w+)")
+_HEADER = re.compile(r"-- (with|flags|args|replies): (.*)")
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A script as the server runs it; `sha` is its name and its version."""
+
+    name: str
+    rows: tuple[Transition, ...]
+    args: str
+    replies: str
+    source: str
+    sha: str
+
+
+def _lua_row(row: Transition) -> str:
+    number = list(State).index
+    sources = ", ".join(f"[{number(source)}]=true" for source in row.sources)
+    outcome = list(Outcome).index(row.outcome) + 1 if row.outcome else 0
+    silent = str(row.silent).lower()
+    return (
+        f"  {row.name} = {{from = {{{sources}}}, to = {number(row.target)}, code = {CODES[row.name]}, "
+        f"silent = {silent}, outcome = {outcome}}},"
+    )
+
+
+def _parse_row(name: str, sources: str, target: str, where: str) -> Transition:
+    row = ROWS.get(name)
+    if row is None or sources != ", ".join(row.sources) or target != row.target:
+        raise RuntimeError(f"{where} says {name}: {sources} -> {target}, which is not a row of the table")
+    return row
+
+
+def _read(name: str) -> str:
+    return (resources.files("thoonk_jobs") / "lua" / f"{name}.lua").read_text(encoding="utf-8")
+
+
+def _compose(name: str) -> Script:
+    body, rows, header = _read(name), [], {"with": "", "flags": "", "args": "none", "replies": ""}
+    for line in body.splitlines():
+        if found := _HEADER.fullmatch(line):
+            header[found[1]] = found[2]
+        elif found := _ROW.fullmatch(line):
+            rows.append(_parse_row(found[1], found[2], found[3], f"{name}.lua"))
+        elif not line.startswith("--"):
+            break
+    shared = (*_ALWAYS, *(part for part in SHARED if part in header["with"].split(", ")))
+    keys = ", ".join(f"{key} = KEYS[{place}]" for place, (key, *_) in enumerate(LAYOUT, 1))
+    code = _CONSTANT.sub(lambda found: _CONSTANTS[found[1]], "\n".join((*map(_read, shared), body)))
+    source = "\n".join((
+        f"#!lua flags={header['flags']}" if header["flags"] else "#!lua",
+        f"local K = {{{keys}}}",
+        "local EDGES = {",
+        *map(_lua_row, rows),
+        "}",
+        code,
+    ))  # fmt: skip
+    sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+    return Script(name, tuple(rows), header["args"], header["replies"], source, sha)
+
+
+def _load() -> dict[str, Script]:
+    folder = resources.files("thoonk_jobs") / "lua"
+    names = sorted(file.name.removesuffix(".lua") for file in folder.iterdir() if file.name.endswith(".lua"))
+    return {name: _compose(name) for name in names if name not in SHARED}
+
+
+SCRIPTS = _load()

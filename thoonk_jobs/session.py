@@ -1,0 +1,79 @@
+"""What a broker has in one process, made on first use and made anew in a forked child."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable
+from itertools import count
+from typing import Any, TypeVar
+
+from thoonk_jobs import calls
+from thoonk_jobs.callbacks import CallbackThread, MakeJob
+from thoonk_jobs.config import Config
+from thoonk_jobs.drive import Wire
+from thoonk_jobs.ids import new_id
+from thoonk_jobs.keys import QueueKeys
+from thoonk_jobs.lease import Leases
+from thoonk_jobs.notices import Notices
+
+T = TypeVar("T")
+
+
+class Session:
+    """Connections, subscription, callbacks and held claims of one process."""
+
+    def __init__(self, config: Config, make_job: MakeJob, clock: Callable[[], int | None]) -> None:
+        self.process = new_id()[4:]
+        self.worker = f"{self.process}@{socket.gethostname()}:{os.getpid()}"
+        self.wire = Wire(config, self.process)
+        self.wire.clock = clock
+        self.callbacks = CallbackThread(self.wire, make_job)
+        self.leases = Leases(self.wire)
+        self.notices = Notices(self.wire, self)
+        self._entered: set[str] = set()
+        self._lanes = threading.local()
+        self._lane_numbers = count(1)
+
+    def lane(self) -> str:
+        """The name under which this thread claims: one claim call at a time."""
+        if not hasattr(self._lanes, "name"):
+            self._lanes.name = f"{self.process}.{next(self._lane_numbers)}"
+        return str(self._lanes.name)
+
+    def enter(self, keys: QueueKeys) -> None:
+        """Enters a queue in the list of queues, once."""
+        if keys.base not in self._entered:
+            for command in calls.enter(keys):
+                self.wire.run(command)
+            self._entered.add(keys.base)
+
+    def leave(self, keys: QueueKeys) -> None:
+        """The queue was deleted."""
+        self._entered.discard(keys.base)
+
+    def job_news(self, keys: QueueKeys, ids: list[str], *, stalled: bool) -> None:
+        """Of the subscription: something happened to these jobs."""
+        self.callbacks.news(keys, ids, stalled=stalled)
+
+    def claim_lost(self, keys: QueueKeys, id: str, token: int) -> None:
+        """Of the subscription: this process lost a claim."""
+        self.leases.lost(keys, id, token)
+
+    def may_have_missed(self, keys: QueueKeys) -> None:
+        """Of the subscription: it was made anew."""
+        self.callbacks.look_at_all(keys)
+
+    def close(self) -> None:
+        """Gives back what is held, then ends everything."""
+        self.leases.give_back()
+        self.wire.close()
+        for part in (self.notices, self.callbacks, self.leases):
+            part.close()
+
+
+def verb_result(refusals: list[Any]) -> None:
+    """Raises the refusal of a call about one job, if there is one."""
+    if refusals[0] is not None:
+        raise refusals[0]
