@@ -159,4 +159,6 @@ def test_a_child_forked_while_a_thread_makes_an_id_is_not_stuck():
 
 def test_a_signal_handler_may_make_an_id_while_one_is_made():
     with ids._maker._lock:
+        assert ids._maker._lock.acquire(blocking=False), "a handler on the same thread would wait for ever"
+        ids._maker._lock.release()
         assert new_id() < new_id()

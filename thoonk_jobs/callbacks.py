@@ -142,7 +142,8 @@ class CallbackThread:
     def _tell(self, keys: QueueKeys, ids: list[str], stalled: bool) -> None:
         """Reads these jobs once, calls back, and says which ends were heard."""
         heard = []
-        for id, stored in zip(ids, self._wire.run(calls.read(keys, ids)), strict=True):
+        found = self._wire.run(calls.read(keys, ids))
+        for id, stored in zip(ids, found, strict=True):
             for expected in list(self._expected.get((keys, id), ())):
                 if self._tell_one(expected, stored, stalled):
                     heard.append(id)

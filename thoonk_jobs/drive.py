@@ -55,7 +55,7 @@ class Wire:
         url = self.url
         if self._pool is None or self._pool[0] != url:
             self._pool = (url, self._new_pool(url))
-        connection = self._pool[1].make_connection()
+        connection: Any = self._pool[1].make_connection()
         try:
             connection.connect()
             _check(connection, self._config.namespace)

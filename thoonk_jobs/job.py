@@ -11,6 +11,8 @@ from thoonk_jobs import codec, keys, record
 from thoonk_jobs.machine import Outcome, State
 
 J = TypeVar("J")
+STATES = tuple(State)
+OUTCOMES: tuple[Outcome | None, ...] = (None, *Outcome)
 
 
 class Stored(NamedTuple):
@@ -115,12 +117,12 @@ class Snapshot:
     @property
     def state(self) -> State:
         """Where it was; ABSENT when nothing is kept of it any more."""
-        return list(State)[self._record.state]
+        return STATES[int(self._record.state)]
 
     @property
     def outcome(self) -> Outcome | None:
         """How it ended, once finished."""
-        return list(Outcome)[self._record.outcome - 1] if self._record.outcome else None
+        return OUTCOMES[int(self._record.outcome)]
 
     @property
     def data(self) -> Any:

@@ -127,6 +127,9 @@ def backoff_delay(text: str, failures: int) -> float:
 
 
 def _callable(value: Any, name: str) -> Callback | None:
-    if value is not None and not callable(value):
-        raise InvalidArgument(f"{name}={value!r} cannot be called; give a function of the job")
-    return value
+    if value is None:
+        return None
+    if callable(value):
+        callback: Callback = value
+        return callback
+    raise InvalidArgument(f"{name}={value!r} cannot be called; give a function of the job")

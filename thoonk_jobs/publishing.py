@@ -76,7 +76,8 @@ class Publishing(QueueBase):
         if errors:
             first = next(iter(errors.values()))
             told = f"{len(errors)} of {len(answers)} jobs were refused, the first with: {first}"
-            raise PublishFailed(told, jobs=[None if at in errors else job for at, job in enumerate(answers)], errors=errors)
+            published = [job if isinstance(job, Job) else None for job in answers]
+            raise PublishFailed(told, jobs=published, errors=errors)
         return [job for job in answers if isinstance(job, Job)]
 
     def _publish(self, prepared: list[Publication]) -> list[Job | ThoonkError]:

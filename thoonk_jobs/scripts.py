@@ -18,8 +18,8 @@ from thoonk_jobs.machine import CODES, ROWS, Outcome, State, Transition
 # Names in capitals become numbers before the server sees them: each local that a function refers to costs every call.
 _CONSTANTS = record.constants()
 _CONSTANT = re.compile(rf"\b({'|'.join(_CONSTANTS)})\b")
-SHARED = ("lib", "commit", "limits", "watching", "retention", "due")
-_ALWAYS = ("lib", "commit")
+SHARED = ("lib", "places", "move", "commit", "limits", "watching", "retention", "due")
+_ALWAYS = ("lib", "places", "move", "commit")
 _ROW = re.compile(r"-- (\w+): ([\w, ]+) -> (\w+)")
 _HEADER = re.compile(r"-- (with|flags|args|replies): (.*)")
 

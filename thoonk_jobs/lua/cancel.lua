@@ -9,34 +9,34 @@
 -- replies: the row's code; or {why, state}
 
 local function cancel(id, reason, delay, counted)
-  local job = JOBS[id]
+  local job = T.jobs[id]
   if counted == '1' then
-    bump(job, CANCELS)
-    bump(job, TOTAL_CANCELS)
+    T.bump(job, CANCELS)
+    T.bump(job, TOTAL_CANCELS)
   end
-  if counted == '1' and job[CANCELS] >= setting('max_cancels', math.huge) then
-    move(id, 'exhaust', 'cancelled ' .. job[CANCELS] .. ' times; the last reason: ' .. reason)
+  if counted == '1' and job[CANCELS] >= T.number_setting('max_cancels', math.huge) then
+    T.move(id, 'exhaust', 'cancelled ' .. job[CANCELS] .. ' times; the last reason: ' .. reason)
   elseif delay > 0 then
-    job[UNTIL], job[DATED] = NOW + delay, 0
-    move(id, 'defer', reason)
+    job[UNTIL], job[DATED] = T.now + delay, 0
+    T.move(id, 'defer', reason)
   else
-    job[ORDER] = draw_order()
-    move(id, 'cancel', reason)
+    job[ORDER] = T.draw_order()
+    T.move(id, 'cancel', reason)
   end
   return job[VIA]
 end
 
 local answers = {}
-for at, id in ipairs(items(3, 5)) do
+for at, id in ipairs(T.items(3, 5)) do
   local first = 5 * at - 2
-  local answer = ask(id, {'cancel', 'defer', 'exhaust'}, ARGV[first + 1])
+  local answer = T.ask(id, {'cancel', 'defer', 'exhaust'}, ARGV[first + 1])
   if not answer then
-    touch(id)
+    T.touch(id)
     answer = cancel(id, ARGV[first + 2], tonumber(ARGV[first + 3]), ARGV[first + 4])
   end
   answers[at] = answer
 end
-commit()
-trim_stalled()
-release_freed()
+T.commit()
+T.trim_stalled()
+T.release_freed()
 return answers

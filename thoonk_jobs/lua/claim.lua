@@ -27,56 +27,56 @@ local function replay()
     id, token, at = struct.unpack('>Hc0d', value, at)
     ids[#ids + 1], tokens[id] = id, token
   end
-  load(ids)
+  T.load(ids)
   local valid = {}
   for _, id in ipairs(ids) do
-    local job = JOBS[id]
+    local job = T.jobs[id]
     if job and job[STATE] == CLAIMED and job[TOKEN] == tokens[id] then valid[#valid + 1] = id end
   end
   return valid
 end
 
 local function remember(ids)
-  local parts = {frame(ticket)}
-  for _, id in ipairs(ids) do parts[#parts + 1] = frame(id) .. struct.pack('>d', JOBS[id][TOKEN]) end
+  local parts = {T.frame(ticket)}
+  for _, id in ipairs(ids) do parts[#parts + 1] = T.frame(id) .. struct.pack('>d', T.jobs[id][TOKEN]) end
   local since = tonumber(redis.call('HGET', K.tickets, '') or nil)
-  if since and math.abs(NOW - since) > TICKETS_KEPT then
+  if since and math.abs(T.now - since) > TICKETS_KEPT then
     redis.call('UNLINK', K.tickets_before)
     redis.call('RENAME', K.tickets, K.tickets_before)
   end
-  redis.call('HSETNX', K.tickets, '', string.format('%.0f', NOW))
+  redis.call('HSETNX', K.tickets, '', string.format('%.0f', T.now))
   redis.call('HSET', K.tickets, lane, table.concat(parts))
 end
 
 local function take()
   local ids = {}
-  if PAUSED or most < 1 then return ids end
+  if T.paused or most < 1 then return ids end
   for _, member in ipairs(redis.call('ZRANGE', K.available, 0, most - 1)) do ids[#ids + 1] = string.sub(member, 9) end
-  load(ids)
+  T.load(ids)
   for _, id in ipairs(ids) do
-    local job = JOBS[id]
-    move(id, 'claim')
-    job[RAN], job[TOKEN], job[UNTIL] = 1, draw_token(), NOW + lease
-    job[CLAIMED_AT], job[WORKER] = WALL, worker
-    bump(job, CLAIMS)
+    local job = T.jobs[id]
+    T.move(id, 'claim')
+    job[RAN], job[TOKEN], job[UNTIL] = 1, T.draw_token(), T.now + lease
+    job[CLAIMED_AT], job[WORKER] = T.wall, worker
+    T.bump(job, CLAIMS)
   end
-  commit()
+  T.commit()
   if #ids > 0 then remember(ids) end
   return ids
 end
 
 local more, wait, ids = false, -1, replay()
 if not ids then
-  more = settle()
+  more = T.settle()
   ids = take()
   if #ids < most then
-    wait = next_due()
-    if ARGV[8] == '1' then redis.call('ZADD', K.waiters, 'NX', string.format('%.0f', MICROS), CALLER) end
+    wait = T.next_due()
+    if ARGV[8] == '1' then redis.call('ZADD', K.waiters, 'NX', string.format('%.0f', T.micros), T.caller) end
   end
 end
 local answer = {more and 1 or 0, wait}
 local data = #ids > 0 and redis.call('HMGET', K.payload, unpack(ids)) or {}
 for at, id in ipairs(ids) do
-  answer[3 * at], answer[3 * at + 1], answer[3 * at + 2] = id, pack(JOBS[id]), data[at]
+  answer[3 * at], answer[3 * at + 1], answer[3 * at + 2] = id, T.pack(T.jobs[id]), data[at]
 end
 return answer

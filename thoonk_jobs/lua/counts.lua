@@ -10,6 +10,6 @@ return {
   count(K.available),
   count(K.claimed),
   count(K.stalled),
-  redis.call('ZCOUNT', K.finished, string.format('(%.0f', NOW), '+inf'),
-  PAUSED and 1 or 0,
+  redis.call('ZCOUNT', K.finished, string.format('(%.0f', T.now), '+inf'),
+  T.paused and 1 or 0,
 }

@@ -7,20 +7,20 @@
 -- replies: the row's code; or {why, state}
 
 local answers = {}
-for at, id in ipairs(items(3, 3)) do
+for at, id in ipairs(T.items(3, 3)) do
   local token, result = ARGV[3 * at + 1], ARGV[3 * at + 2]
-  local answer = ask(id, {'finish'}, token)
+  local answer = T.ask(id, {'finish'}, token)
   if not answer then
-    local job = JOBS[id]
+    local job = T.jobs[id]
     job[REASON] = ''
-    move(id, 'finish')
-    if result ~= '' or job[TOTAL_FAILURES] > 0 then keep_result(id, result) end
+    T.move(id, 'finish')
+    if result ~= '' or job[TOTAL_FAILURES] > 0 then T.keep_result(id, result) end
     answer = EDGES.finish.code
   end
   answers[at] = answer
 end
-commit()
-trim_finished()
-sweep()
-release_freed()
+T.commit()
+T.trim_finished()
+T.sweep()
+T.release_freed()
 return answers

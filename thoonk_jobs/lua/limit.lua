@@ -9,18 +9,18 @@ if allowed == '' then redis.call('HDEL', K.limits, field) else redis.call('HSET'
 
 -- The available jobs among those that hold a slot, the last in line first.
 local function last_in_line(key)
-  local ids, prefix = {}, frame(key) .. 'r'
+  local ids, prefix = {}, T.frame(key) .. 'r'
   if key == '' then
     for _, member in ipairs(redis.call('ZREVRANGE', K.available, 0, 499)) do ids[#ids + 1] = string.sub(member, 9) end
-    load(ids)
+    T.load(ids)
     return ids
   end
   local found = redis.call('ZRANGEBYLEX', K.keyed, '[' .. prefix, '(' .. prefix .. '\255', 'LIMIT', 0, 2000)
   for at, member in ipairs(found) do found[at] = string.sub(member, #prefix + 1) end
-  load(found)
-  for _, id in ipairs(found) do if JOBS[id][STATE] == AVAILABLE then ids[#ids + 1] = id end end
+  T.load(found)
+  for _, id in ipairs(found) do if T.jobs[id][STATE] == AVAILABLE then ids[#ids + 1] = id end end
   table.sort(ids, function(one, other)
-    local a, b = JOBS[one], JOBS[other]
+    local a, b = T.jobs[one], T.jobs[other]
     if a[PRIORITY] ~= b[PRIORITY] then return a[PRIORITY] < b[PRIORITY] end
     return a[ORDER] > b[ORDER]
   end)
@@ -28,19 +28,19 @@ local function last_in_line(key)
 end
 
 local function park(key)
-  local most = key == '' and limit('q') or key ~= '' and (limit('k' .. key) or limit('e'))
-  local over = most and slots(key) - most or 0
+  local most = key == '' and T.limit('q') or key ~= '' and (T.limit('k' .. key) or T.limit('e'))
+  local over = most and T.slots(key) - most or 0
   if over < 1 then return end
   for at, id in ipairs(last_in_line(key)) do
     if at > math.min(over, 500) then break end
-    touch(id)
-    JOBS[id][HELD] = key == '' and 1 or 2
-    move(id, 'park')
+    T.touch(id)
+    T.jobs[id][HELD] = key == '' and 1 or 2
+    T.move(id, 'park')
   end
 end
 
 local key = string.sub(field, 2)
 park(key)
-FREED = {}
-commit()
-return release({key, key ~= '' and '' or nil}) and 1 or 0
+T.freed = {}
+T.commit()
+return T.release({key, key ~= '' and '' or nil}) and 1 or 0

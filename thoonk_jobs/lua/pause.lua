@@ -2,7 +2,7 @@
 -- args: pause (1) or resume (0)
 -- replies: 1 where that changed something
 
-if PAUSED == (ARGV[3] == '1') then return 0 end
+if T.paused == (ARGV[3] == '1') then return 0 end
 redis.call('HSET', K.meta, 'paused', ARGV[3])
-if ARGV[3] == '0' and redis.call('ZCARD', K.available) > 0 then wake() end
+if ARGV[3] == '0' and redis.call('ZCARD', K.available) > 0 then T.wake() end
 return 1

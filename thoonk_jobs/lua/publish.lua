@@ -12,7 +12,7 @@ local SPECS = {}
 
 local function given(value, name, default, scale)
   if value == value then return value end
-  return setting(name, default) * (scale or 1)
+  return T.number_setting(name, default) * (scale or 1)
 end
 
 local function read_spec(raw)
@@ -24,90 +24,90 @@ local function read_spec(raw)
   spec.keep = given(spec.keep, 'keep', 3600)
   spec.max_attempts = given(spec.max_attempts, 'max_attempts', 1)
   if spec.max_attempts > COUNT_LIMIT then spec.max_attempts = 0 end
-  if spec.backoff == '' then spec.backoff = redis.call('HGET', K.settings, 'backoff') or '' end
+  if spec.backoff == '' then spec.backoff = T.setting('backoff') or '' end
   if spec.backoff == '-' then spec.backoff = '' end
   return spec
 end
 
 local function plan(job, spec)
   job[UNTIL], job[DATED] = 0, 0
-  if spec.delay > 0 then job[UNTIL] = NOW + spec.delay end
-  if spec.run_at > WALL then job[UNTIL], job[DATED] = spec.run_at, 1 end
+  if spec.delay > 0 then job[UNTIL] = T.now + spec.delay end
+  if spec.run_at > T.wall then job[UNTIL], job[DATED] = spec.run_at, 1 end
 end
 
 local function draft(id, digest, spec)
   local job = {struct.unpack(FULL_FORMAT, string.rep('\0', BLANK_SIZE))}
-  JOBS[id] = job
-  job[PRIORITY], job[ORDER] = spec.priority, draw_order(spec.priority == math.huge)
+  T.jobs[id] = job
+  job[PRIORITY], job[ORDER] = spec.priority, T.draw_order(spec.priority == math.huge)
   job[KEEP], job[MAX_ATTEMPTS], job[PASSING] = spec.keep, spec.max_attempts, spec.passing
   job[KEY], job[UNIQUE], job[HOME], job[BACKOFF] = spec.key, spec.unique, spec.home, spec.backoff
-  job[DIGEST], job[PUBLISHED_AT] = digest, WALL
-  if spec.expires_in < math.huge then job[EXPIRES] = string.format('%.0f', NOW + spec.expires_in) end
+  job[DIGEST], job[PUBLISHED_AT] = digest, T.wall
+  if spec.expires_in < math.huge then job[EXPIRES] = string.format('%.0f', T.now + spec.expires_in) end
   plan(job, spec)
   return job
 end
 
 local function store(id, data)
-  PAYLOADS[#PAYLOADS + 1] = id
-  PAYLOADS[#PAYLOADS + 1] = data
+  T.payloads[#T.payloads + 1] = id
+  T.payloads[#T.payloads + 1] = data
 end
 
 local function holder_of(name)
   if name == '' then return nil end
-  local id = NAMES[name]
+  local id = T.names[name]
   if id == nil then id = redis.call('HGET', K.names, name) end
-  if id then load({id}) end
+  if id then T.load({id}) end
   return id
 end
 
 -- The unique name is taken: refuse, answer with its holder, or give the holder the newer data.
 local function meet(holder, digest, spec, data)
-  local job = JOBS[holder]
+  local job = T.jobs[holder]
   if spec.conflict == 2 and EDGES.postpone.from[job[STATE]] then
-    touch(holder)
+    T.touch(holder)
     plan(job, spec)
-    if job[UNTIL] == 0 then job[UNTIL] = NOW end
+    if job[UNTIL] == 0 then job[UNTIL] = T.now end
     job[DIGEST] = digest
-    move(holder, 'postpone')
+    T.move(holder, 'postpone')
     store(holder, data)
   elseif spec.conflict ~= 1 then
     return {'not-unique', job[STATE], holder}
   end
-  watch(holder, spec.home)
+  T.watch(holder, spec.home)
   return {holder}
 end
 
 local function publish(id, digest, spec, data)
-  local job = JOBS[id]
+  local job = T.jobs[id]
   if job and job[STATE] ~= ABSENT then
     if job[DIGEST] ~= digest then return {'exists', job[STATE], ''} end
-    watch(id, spec.home)
+    T.watch(id, spec.home)
     return id
   end
-  local most = setting('max_payload', 1048576)
+  local most = T.number_setting('max_payload', 1048576)
   if #data > most then return {'too-large', ABSENT, string.format('%.0f', most)} end
   local holder = holder_of(spec.unique)
   if holder then return meet(holder, digest, spec, data) end
-  if draft(id, digest, spec)[UNTIL] > 0 then move(id, 'schedule') else admit(id, 'publish') end
+  if draft(id, digest, spec)[UNTIL] > 0 then T.move(id, 'schedule') else T.admit(id, 'publish') end
   store(id, data)
   return id
 end
 
 local answers = {}
-local ids = items(3, 4)
+local ids = T.items(3, 4)
 for at, id in ipairs(ids) do
   local digest, raw, data = ARGV[4 * at], ARGV[4 * at + 1], ARGV[4 * at + 2]
   SPECS[raw] = SPECS[raw] or read_spec(raw)
   answers[at] = publish(id, digest, SPECS[raw], data)
 end
-release_freed()
-sweep()
-commit()
+T.release_freed()
+T.sweep()
+T.commit()
 for at, answer in ipairs(answers) do
   if type(answer) == 'string' then
-    answers[at] = pack(JOBS[answer])
+    answers[at] = T.pack(T.jobs[answer])
   elseif #answer == 1 then
-    answer[2] = pack(JOBS[answer[1]])
+    answer[2] = T.pack(T.jobs[answer[1]])
   end
 end
 return answers

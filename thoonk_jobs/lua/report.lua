@@ -4,7 +4,7 @@
 local KEPT = 1000
 
 local function report(id, kind, token, number, data)
-  local job, of_kind = JOBS[id], frame(id) .. REPORTS[kind].kind
+  local job, of_kind = T.jobs[id], T.frame(id) .. T.reports[kind].kind
   local member = of_kind .. struct.pack('>dd', token, number) .. data
   if redis.call('ZADD', K.reports, 0, member) == 0 then return end
   local over = redis.call('ZLEXCOUNT', K.reports, '[' .. of_kind, '(' .. of_kind .. '\255') - KEPT
@@ -13,27 +13,22 @@ local function report(id, kind, token, number, data)
     redis.call('ZREM', K.reports, unpack(oldest))
   end
   if job[REPORTED] == 0 then
-    touch(id)
+    T.touch(id)
     job[REPORTED] = 1
   end
-  if kind == 'progress' then tell_watchers(id, job, 'j') end
-  if kind ~= 'log' then note(kind, id, data) end
+  if kind == 'progress' then T.tell_watchers(id, job, 'j') end
+  if kind ~= 'log' then T.note(kind, id, data) end
 end
 
 local answers = {}
-for at, id in ipairs(items(3, 5)) do
+for at, id in ipairs(T.items(3, 5)) do
   local first = 5 * at - 2
-  local job, token = JOBS[id], tonumber(ARGV[first + 1])
-  if not job or job[STATE] == ABSENT then
-    answers[at] = {'absent', ABSENT}
-  elseif job[TOKEN] ~= token then
-    answers[at] = {'stale', job[STATE]}
-  elseif job[STATE] ~= CLAIMED then
-    answers[at] = {'refused', job[STATE]}
-  else
-    report(id, ARGV[first + 2], token, tonumber(ARGV[first + 3]), ARGV[first + 4])
-    answers[at] = 0
+  local answer = T.ask_holder(id, ARGV[first + 1])
+  if not answer then
+    report(id, ARGV[first + 2], tonumber(ARGV[first + 1]), tonumber(ARGV[first + 3]), ARGV[first + 4])
+    answer = 0
   end
+  answers[at] = answer
 end
-commit()
+T.commit()
 return answers

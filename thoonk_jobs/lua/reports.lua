@@ -2,7 +2,7 @@
 -- args: id, kind (progress, log, emit), what was read last (token and number, 16 bytes) or nothing, most
 -- replies: (token and number, data)*, oldest first
 
-local prefix = frame(ARGV[3]) .. REPORTS[ARGV[4]].kind
+local prefix = T.frame(ARGV[3]) .. T.reports[ARGV[4]].kind
 local after = ARGV[5] == '' and '[' .. prefix or '(' .. prefix .. ARGV[5] .. '\255'
 local found = redis.call('ZRANGEBYLEX', K.reports, after, '(' .. prefix .. '\255', 'LIMIT', 0, ARGV[6])
 local answer = {}

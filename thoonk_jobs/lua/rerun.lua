@@ -5,23 +5,23 @@
 -- replies: the row's code; or {why, state, holder of its unique name}
 
 local answers = {}
-for at, id in ipairs(items(3, 1)) do
-  local answer = ask(id, {'rerun'})
+for at, id in ipairs(T.items(3, 1)) do
+  local answer = T.ask(id, {'rerun'})
   if not answer then
-    local job = JOBS[id]
-    local holder = job[UNIQUE] ~= '' and (NAMES[job[UNIQUE]] or redis.call('HGET', K.names, job[UNIQUE]))
+    local job = T.jobs[id]
+    local holder = job[UNIQUE] ~= '' and (T.names[job[UNIQUE]] or redis.call('HGET', K.names, job[UNIQUE]))
     if holder then
       answer = {'not-unique', job[STATE], holder}
     else
-      touch(id)
-      start_anew(job)
+      T.touch(id)
+      T.start_anew(job)
       job[OUTCOME], job[FINISHED_AT], job[EXPIRES], job[HOME] = 0, 0, '', ''
-      admit(id, 'rerun', '')
-      keep_result(id, '')
+      T.admit(id, 'rerun', '')
+      T.keep_result(id, '')
       answer = EDGES.rerun.code
     end
   end
   answers[at] = answer
 end
-commit()
+T.commit()
 return answers

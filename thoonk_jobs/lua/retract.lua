@@ -7,16 +7,16 @@
 -- replies: the row's code; or {why, state}
 
 local answers = {}
-for at, id in ipairs(items(3, 1)) do
-  local answer = ask(id, {'retract'})
+for at, id in ipairs(T.items(3, 1)) do
+  local answer = T.ask(id, {'retract'})
   if not answer then
-    dispossess(id)
-    move(id, 'retract')
+    T.dispossess(id)
+    T.move(id, 'retract')
     answer = EDGES.retract.code
   end
   answers[at] = answer
 end
-commit()
-trim_finished()
-release_freed()
+T.commit()
+T.trim_finished()
+T.release_freed()
 return answers

@@ -5,15 +5,15 @@
 -- replies: the row's code; or {why, state}
 
 local answers = {}
-for at, id in ipairs(items(3, 1)) do
-  local answer = ask(id, {'retry'})
+for at, id in ipairs(T.items(3, 1)) do
+  local answer = T.ask(id, {'retry'})
   if not answer then
-    touch(id)
-    start_anew(JOBS[id])
-    admit(id, 'retry', '')
+    T.touch(id)
+    T.start_anew(T.jobs[id])
+    T.admit(id, 'retry', '')
     answer = EDGES.retry.code
   end
   answers[at] = answer
 end
-commit()
+T.commit()
 return answers

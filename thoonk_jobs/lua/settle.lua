@@ -11,5 +11,5 @@
 -- args: none
 -- replies: {more is due, ms until something is due or -1}
 
-local more = settle()
-return {more and 1 or 0, next_due()}
+local more = T.settle()
+return {more and 1 or 0, T.next_due()}

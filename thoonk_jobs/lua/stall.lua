@@ -7,20 +7,20 @@
 -- replies: the row's code; or {why, state}
 
 local answers = {}
-for at, id in ipairs(items(3, 3)) do
+for at, id in ipairs(T.items(3, 3)) do
   local token, reason = ARGV[3 * at + 1], ARGV[3 * at + 2]
   if token == '' then token = nil end
-  local answer = ask(id, {'stall'}, token)
+  local answer = T.ask(id, {'stall'}, token)
   -- A claimant's token still fits a job that went back to its queue: only the holder's claim may stall by it.
-  if not answer and token and JOBS[id][STATE] ~= CLAIMED then answer = {'refused', JOBS[id][STATE]} end
+  if not answer and token and T.jobs[id][STATE] ~= CLAIMED then answer = {'refused', T.jobs[id][STATE]} end
   if not answer then
-    if not token then dispossess(id) end
-    move(id, 'stall', reason)
+    if not token then T.dispossess(id) end
+    T.move(id, 'stall', reason)
     answer = EDGES.stall.code
   end
   answers[at] = answer
 end
-commit()
-trim_stalled()
-release_freed()
+T.commit()
+T.trim_stalled()
+T.release_freed()
 return answers

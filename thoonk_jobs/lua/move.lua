@@ -1,0 +1,142 @@
+-- The one writer of state, and what it takes along: slots, unique names, notices.
+
+-- News for a process: a job it waits for ended or made progress ('j') or was stalled ('s'); it lost a claim ('c').
+function T.tell(process, kind, bytes)
+  local news = T.told[process]
+  if not news then
+    news = {j = {}, s = {}, c = {}}
+    T.told[process] = news
+    T.told[#T.told + 1] = process
+  end
+  news[kind][#news[kind] + 1] = bytes
+end
+
+function T.tell_watchers(id, job, kind)
+  if job[HOME] ~= '' then T.tell(job[HOME], kind, T.frame(id)) end
+  if job[WATCHED] == 0 then return end
+  local prefix = T.frame(id)
+  local found = redis.call('ZRANGEBYLEX', K.watchers, '[' .. prefix, '(' .. prefix .. '\255')
+  for _, member in ipairs(found) do T.tell(string.sub(member, #prefix + 1), kind, prefix) end
+end
+
+function T.watched(id, job)
+  if job[HOME] ~= '' then return true end
+  if job[WATCHED] == 0 then return false end
+  local prefix = T.frame(id)
+  return redis.call('ZLEXCOUNT', K.watchers, '[' .. prefix, '(' .. prefix .. '\255') > 0
+end
+
+-- A finished job without its data: the record answers repeated requests for a while.
+function T.strip(id, job)
+  T.touch(id)
+  job[BARE], job[UNTIL] = 1, T.now + RECORD_KEPT
+  T.gone[id] = true
+end
+
+local function retain(id, job)
+  local keep = job[KEEP] * 1000
+  if T.watched(id, job) then keep = math.max(keep, WAITED) end
+  job[UNTIL] = T.now + keep
+  if keep <= 0 then T.strip(id, job) end
+end
+
+-- The slots of running jobs that a key holds, '' being the whole queue; counted once, then kept by the moves.
+function T.slots(key)
+  if not T.held_by[key] then
+    local prefix = T.frame(key) .. 'r'
+    local counted = key == '' and redis.call('ZCARD', K.available) + redis.call('ZCARD', K.claimed)
+      or redis.call('ZLEXCOUNT', K.keyed, '[' .. prefix, '(' .. prefix .. '\255')
+    T.held_by[key] = counted + (T.changed[key] or 0)
+  end
+  return T.held_by[key]
+end
+
+local function count_slot(key, change)
+  T.changed[key] = (T.changed[key] or 0) + change
+  if T.held_by[key] then T.held_by[key] = T.held_by[key] + change end
+  if change < 0 then T.freed[key] = true end
+end
+
+local function take_or_give(id, job, from, to)
+  local change = (T.slotted[to] and 1 or 0) - (T.slotted[from] and 1 or 0)
+  if change ~= 0 then
+    count_slot('', change)
+    if job[KEY] ~= '' then count_slot(job[KEY], change) end
+  end
+  local name = job[UNIQUE]
+  if name == '' then return end
+  if T.live[to] and not T.live[from] then T.names[name] = id end
+  if not T.live[to] then T.names[name] = false end
+  if to == CLAIMED and job[PASSING] == 1 then
+    T.names[name], job[UNIQUE] = false, ''
+  end
+end
+
+function T.note(row, id, reason)
+  local noted = T.notes[row]
+  if not noted then
+    noted = {ids = {}}
+    T.notes[row] = noted
+    T.notes[#T.notes + 1] = row
+  end
+  local ids = noted.ids
+  ids[#ids + 1] = T.frame(id)
+  if reason then
+    noted.reasons = noted.reasons or {}
+    noted.reasons[#ids] = T.frame(reason)
+  end
+end
+
+-- The only writer of a job's state.
+function T.move(id, row, reason)
+  local job, edge = T.jobs[id], EDGES[row]
+  local from, to = job[STATE], edge.to
+  if not edge.from[from] then error('the table has no ' .. row .. ' from state ' .. from) end
+  T.touch(id)
+  job[STATE] = to
+  if not edge.silent then job[VIA] = edge.code end
+  if reason then job[REASON] = reason end
+  take_or_give(id, job, from, to)
+  if to == FINISHED then
+    job[OUTCOME], job[FINISHED_AT], job[RAN] = edge.outcome, T.wall, 1
+    T.tell_watchers(id, job, 'j')
+    retain(id, job)
+  elseif to == STALLED then
+    job[UNTIL] = T.now
+    T.tell_watchers(id, job, 's')
+  elseif to == ABSENT then
+    T.gone[id] = true
+  end
+  T.note(row, id, reason)
+end
+
+-- A claim that ends by another's hand: its holder is told, and its token fits no more.
+function T.dispossess(id)
+  local job = T.jobs[id]
+  if job[STATE] ~= CLAIMED then return end
+  T.touch(id)
+  T.tell(string.match(job[WORKER], '^[^@]*'), 'c', T.frame(id) .. struct.pack('>d', job[TOKEN]))
+  job[TOKEN] = T.draw_token()
+end
+
+-- What stands in the way of the first of these rows: nothing (nil), the code of the row that this very request
+-- took before (any of these), or {why, state}. A claimant brings its token, anybody else none.
+function T.ask(id, rows, token)
+  local job = T.jobs[id]
+  if not job or job[STATE] == ABSENT then return {'absent', ABSENT} end
+  if token and job[TOKEN] ~= tonumber(token) then return {'stale', job[STATE]} end
+  local forgotten = not token and T.hidden(job)
+  if EDGES[rows[1]].from[job[STATE]] and not forgotten then return nil end
+  for _, row in ipairs(rows) do
+    if EDGES[row].code == job[VIA] then return job[VIA] end
+  end
+  return forgotten and {'absent', ABSENT} or {'refused', job[STATE]}
+end
+
+-- As ask, for what a claimant does without ending its claim.
+function T.ask_holder(id, token)
+  local job = T.jobs[id]
+  if not job or job[STATE] == ABSENT then return {'absent', ABSENT} end
+  if job[TOKEN] ~= tonumber(token) then return {'stale', job[STATE]} end
+  if job[STATE] ~= CLAIMED then return {'refused', job[STATE]} end
+end
