@@ -23,14 +23,23 @@ TABLE = {
     "arguments": "domain",
     "config": "domain",
     "publication": "domain",
+    "settings": "domain",
+    "logs": "domain",
     "scripts": "protocol",
     "calls": "protocol",
+    "news": "protocol",
     "flows": "protocol",
     "embedded": "server",
     "drive": "clients",
     "notices": "clients",
     "callbacks": "clients",
     "lease": "clients",
+    "session": "clients",
+    "claim": "clients",
+    "base": "clients",
+    "publishing": "clients",
+    "working": "clients",
+    "operating": "clients",
     "alarm": "clients",
     "queue": "clients",
     "client": "clients",
@@ -66,7 +75,7 @@ WAITING = {
     "signal",
     "multiprocessing",
 }
-FOREIGN = {"orjson", "transitions"}
+FOREIGN = {"orjson", "transitions", "structlog"}
 STANDARD = frozenset(sys.stdlib_module_names)
 
 

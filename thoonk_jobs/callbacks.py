@@ -1,4 +1,4 @@
-"""The callbacks of plain `on_finish`, `on_stall` and `on_progress`: one thread reads the keys and calls, one at a time."""
+"""The callbacks `on_finish`, `on_stall`, `on_progress`: one thread reads the keys and calls, one after the other."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
 
-
 from thoonk_jobs import calls
 from thoonk_jobs.calls import AT_ONCE
 from thoonk_jobs.drive import Wire
@@ -20,7 +19,6 @@ from thoonk_jobs.keys import QueueKeys
 from thoonk_jobs.logs import log
 from thoonk_jobs.machine import LIVE, State
 from thoonk_jobs.publication import Callbacks
-
 
 MakeJob = Callable[[QueueKeys, str, Stored | None], Snapshot]
 Topic = tuple[QueueKeys, str]
@@ -41,8 +39,9 @@ class Expected:
 class CallbackThread:
     """Who wants to hear of which jobs, and the thread that tells them."""
 
-    def __init__(self, wire: Wire, make_job: MakeJob) -> None:
+    def __init__(self, wire: Wire, make_job: MakeJob, wanted: Callable[[QueueKeys, str], bool]) -> None:
         self._wire = wire
+        self._wanted = wanted
         self._make_job = make_job
         self._expected: dict[Topic, list[Expected]] = {}
         self._news: SimpleQueue[tuple[QueueKeys, list[str], bool] | None] = SimpleQueue()
@@ -82,6 +81,11 @@ class CallbackThread:
             else:
                 self._expected.pop(topic, None)
             self._changed.notify_all()
+
+    def expects(self, keys: QueueKeys, id: str) -> bool:
+        """Whether a callback of this process is still to be called for a job."""
+        with self._changed:
+            return (keys, id) in self._expected
 
     def news(self, keys: QueueKeys, ids: Iterable[str], *, stalled: bool = False) -> None:
         """These jobs are worth a look; stalled: that is what happened to them."""
@@ -149,6 +153,7 @@ class CallbackThread:
                     heard.append(id)
         with self._changed:
             self._changed.notify_all()
+        heard = [id for id in heard if not self._wanted(keys, id)]
         if heard:
             self._wire.run(calls.watch(keys, heard, on=False))
 

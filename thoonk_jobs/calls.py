@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from struct import Struct
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from thoonk_jobs import errors, record
@@ -22,7 +21,6 @@ AT_ONCE = 500
 BYTES_AT_ONCE = 4 * 1024 * 1024
 """Bytes of data that one script call takes at most, unless it has a single item."""
 
-_TOKEN = Struct(">d")
 # The keys of each state's jobs, in the order in which they are listed.
 INDEXES = {
     State.SCHEDULED: ("scheduled", "dated"),
@@ -78,18 +76,12 @@ class Look(NamedTuple):
     taken: list[Taken]
 
 
-class End(NamedTuple):
-    """A verb on a claim: the job, its token, and what the verb adds."""
-
-    id: str
-    token: int | str
-    rest: tuple[Arg, ...] = ()
-
-
 Refusals = list[errors.ThoonkError | None]
 
 
-def publish(keys: QueueKeys, publications: Sequence[Publication]) -> Call[list[tuple[str, Stored] | errors.ThoonkError]]:
+def publish(
+    keys: QueueKeys, publications: Sequence[Publication]
+) -> Call[list[tuple[str, Stored] | errors.ThoonkError]]:
     """Publishes up to AT_ONCE jobs; of each, the id and record that it has now, or why it was refused."""
 
     def read(reply: list[Any]) -> list[tuple[str, Stored] | errors.ThoonkError]:
@@ -121,9 +113,9 @@ def claim(
 
 def _look(reply: list[Any]) -> Look:
     taken = []
-    for at in range(2, len(reply), 3):
-        id, raw, data = reply[at : at + 3]
-        taken.append(Taken(id.decode(), Stored(raw, data), int(record.unpack(raw).token)))
+    for at in range(2, len(reply), 4):
+        id, raw, data, error = reply[at : at + 4]
+        taken.append(Taken(id.decode(), Stored(raw, data, error), int(record.unpack(raw).token)))
     return Look(bool(reply[0]), None if reply[1] < 0 else reply[1] / 1000, taken)
 
 
@@ -132,59 +124,53 @@ def settle(keys: QueueKeys) -> Call[Look]:
     return Call(SCRIPTS["settle"], keys, (), _look)
 
 
-def _verb(keys: QueueKeys, name: str, ends: Sequence[End], *, asked: str = "") -> Call[Refusals]:
+def _verb(keys: QueueKeys, name: str, *items: tuple[Arg, ...], asked: str = "") -> Call[Refusals]:
+    """A call of a script that takes items, each with the job's id first, and answers a number or a refusal for each."""
+
     def read(reply: list[Any]) -> Refusals:
         return [
             None if isinstance(answer, int)
-            else errors.from_reply(answer, asked=asked or name, job_id=end.id, queue=keys.queue)
-            for end, answer in zip(ends, reply, strict=True)
+            else errors.from_reply(answer, asked=asked or name, job_id=str(item[0]), queue=keys.queue)
+            for item, answer in zip(items, reply, strict=True)
         ]  # fmt: skip
 
-    args = tuple(arg for end in ends for arg in (end.id, end.token, *end.rest))
-    return Call(SCRIPTS[name], keys, args, read)
+    return Call(SCRIPTS[name], keys, tuple(arg for item in items for arg in item), read)
 
 
 def finish(keys: QueueKeys, id: str, token: int, result: bytes) -> Call[Refusals]:
     """Ends a claim with success. result: encoded, or b"" for none."""
-    return _verb(keys, "finish", [End(id, token, (result,))])
+    return _verb(keys, "finish", (id, token, result))
 
 
 def fail(keys: QueueKeys, id: str, token: int, error: bytes, *, final: bool, delay: float) -> Call[Refusals]:
     """Ends a claim with a failed attempt. delay: seconds before another one, if one is left."""
-    return _verb(keys, "fail", [End(id, token, (error, "1" if final else "", round(delay * 1000)))])
+    return _verb(keys, "fail", (id, token, error, "1" if final else "", round(delay * 1000)))
 
 
 def cancel(keys: QueueKeys, id: str, token: int, reason: str, delay: float, *, counted: bool = True) -> Call[Refusals]:
     """Gives a claimed job back. counted: False for a claim that is given back at no cost."""
-    return _verb(keys, "cancel", [End(id, token, (reason, round(delay * 1000), "1" if counted else ""))])
+    return _verb(keys, "cancel", (id, token, reason, round(delay * 1000), "1" if counted else ""))
 
 
 def stall(keys: QueueKeys, id: str, reason: str, token: int | None = None) -> Call[Refusals]:
     """Sets a job aside: the claimant's with its token, any live one without."""
-    return _verb(keys, "stall", [End(id, "" if token is None else token, (reason,))])
+    return _verb(keys, "stall", (id, "" if token is None else token, reason))
 
 
 def renew(keys: QueueKeys, claims: Sequence[tuple[str, int, float]]) -> Call[Refusals]:
     """Starts leases anew: (id, token, seconds) each."""
-    return _verb(keys, "renew", [End(id, token, (round(lease * 1000),)) for id, token, lease in claims])
+    return _verb(keys, "renew", *((id, token, round(lease * 1000)) for id, token, lease in claims))
 
 
 def report(keys: QueueKeys, id: str, token: int, kind: str, number: int, data: bytes) -> Call[Refusals]:
     """Adds a progress report, a log line or an event of a claimant; number: of this report within the claim."""
     asked = {"progress": "set_progress"}.get(kind, kind)
-    return _verb(keys, "report", [End(id, token, (kind, number, data))], asked=asked)
+    return _verb(keys, "report", (id, token, kind, number, data), asked=asked)
 
 
 def operate(keys: QueueKeys, verb: str, ids: Sequence[str]) -> Call[Refusals]:
     """An operator's retry, rerun or retract."""
-
-    def read(reply: list[Any]) -> Refusals:
-        return [
-            None if isinstance(answer, int) else errors.from_reply(answer, asked=verb, job_id=id, queue=keys.queue)
-            for id, answer in zip(ids, reply, strict=True)
-        ]
-
-    return Call(SCRIPTS[verb], keys, tuple(ids), read)
+    return _verb(keys, verb, *((id,) for id in ids))
 
 
 def watch(keys: QueueKeys, ids: Sequence[str], *, on: bool) -> Call[list[State]]:
@@ -215,7 +201,9 @@ def paused(keys: QueueKeys) -> Call[bool]:
     return Call(SCRIPTS["counts"], keys, (), lambda reply: bool(reply[-1]))
 
 
-def listing(keys: QueueKeys, index: str, after: tuple[bytes, bytes] | None, most: int) -> Call[list[tuple[bytes, bytes]]]:
+def listing(
+    keys: QueueKeys, index: str, after: tuple[bytes, bytes] | None, most: int
+) -> Call[list[tuple[bytes, bytes]]]:
     """A part of an index: (score, member) each, in order; after: the last one seen."""
 
     def read(reply: list[Any]) -> list[tuple[bytes, bytes]]:
@@ -275,25 +263,3 @@ def queues(namespace: str) -> Command[list[str]]:
 def ping() -> Command[None]:
     """A command that does nothing."""
     return Command(("PING",), lambda _: None)
-
-
-def lost_claims(news: bytes) -> Iterable[tuple[str, int]]:
-    """The claims (id, token) that a process is told it lost."""
-    at = 0
-    while at < len(news):
-        id, at = _framed(news, at)
-        yield id, int(_TOKEN.unpack_from(news, at)[0])
-        at += _TOKEN.size
-
-
-def job_news(news: bytes) -> Iterable[str]:
-    """The ids of jobs that a process is told to look at."""
-    at = 0
-    while at < len(news):
-        id, at = _framed(news, at)
-        yield id
-
-
-def _framed(raw: bytes, at: int) -> tuple[str, int]:
-    end = at + 2 + int.from_bytes(raw[at : at + 2], "big")
-    return raw[at + 2 : end].decode(), end

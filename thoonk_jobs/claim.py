@@ -43,7 +43,7 @@ class Job(Snapshot):
             return self
         span = arguments.seconds(timeout, "timeout")
         session = self._queue.session
-        stored = session.wire.follow(flows.wait_for_end(session.notices, self._queue.keys, self.id, span))
+        stored = session.wire.follow(flows.wait_for_end(session, self._queue.keys, self.id, span))
         if stored is None:
             raise not_found(self._queue.name, self.id, "wait for")
         return Job(self._queue, self.id, stored)

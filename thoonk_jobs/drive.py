@@ -28,6 +28,8 @@ PASSING = ("LOADING", "BUSY", "READONLY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN
 FULL = ("OOM", "MISCONF", "NOREPLICAS")
 FORBIDDEN = ("NOAUTH", "NOPERM", "WRONGPASS")
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 1.0
+BROKEN = (redis.RedisError, OSError)
+"""What a connection that failed may raise."""
 
 
 class Wire:
@@ -194,7 +196,7 @@ def _check(connection: Any, namespace: str) -> None:
             "set it to noeviction with CONFIG SET maxmemory-policy noeviction")  # fmt: skip
     if layout is not None and int(layout) > LAYOUT_VERSION:
         raise IncompatibleServer(
-            f"namespace {namespace!r} has key layout {int(layout)}, this version of thoonk-jobs knows {LAYOUT_VERSION}; "
+            f"namespace {namespace!r} has key layout {int(layout)}, this thoonk-jobs knows {LAYOUT_VERSION}; "
             "upgrade thoonk-jobs here")  # fmt: skip
 
 

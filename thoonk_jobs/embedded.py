@@ -26,9 +26,9 @@ from typing import Self
 from urllib.parse import quote, unquote
 
 import redis
-import structlog
 
 from thoonk_jobs.errors import BrokerUnavailable, ConfigError
+from thoonk_jobs.logs import log
 
 PID_FILE, LOG_FILE, SOCKET = "server.pid", "server.log", "server.sock"
 SOCKET_PATH_LIMIT = 103  # bytes, of macOS; Linux has four more
@@ -39,7 +39,6 @@ SETTINGS = {
     "port": "0", "unixsocketperm": "700", "daemonize": "no", "enable-debug-command": "no", "save": "",
     "appendonly": "yes", "appendfsync": "everysec", "maxmemory-policy": "noeviction",
 }  # fmt: skip
-log = structlog.get_logger("thoonk_jobs")
 _children: set[_Child] = set()
 _no_fork = threading.RLock()  # a fork while a server's lock is open here would keep that lock, and so a ghost, alive
 if os.name == "posix":

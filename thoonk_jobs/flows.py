@@ -32,6 +32,7 @@ class Ears(Protocol):
     """Where bells come from; a step that is yielded, and answered once the subscription is confirmed."""
 
     def listen(self, keys: QueueKeys, id: str | None) -> Any: ...
+    def wanted(self, keys: QueueKeys, id: str) -> bool: ...
 
 
 def take(
@@ -86,7 +87,8 @@ def wait_for_end(ears: Ears, keys: QueueKeys, id: str, timeout: float | None) ->
             yield bell.pause(left)
     finally:
         bell.close()
-        yield calls.watch(keys, [id], on=False)
+        if not ears.wanted(keys, id):
+            yield calls.watch(keys, [id], on=False)
 
 
 def jobs_page(
@@ -164,4 +166,3 @@ _tickets = count(1)
 def new_ticket() -> str:
     """A ticket that no other claim of this process has."""
     return str(next(_tickets))
-

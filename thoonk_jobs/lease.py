@@ -7,15 +7,12 @@ import time
 from collections import defaultdict
 from typing import Protocol
 
-
 from thoonk_jobs import calls
 from thoonk_jobs.calls import AT_ONCE
 from thoonk_jobs.drive import Wire
 from thoonk_jobs.errors import BrokerClosed, ThoonkError
 from thoonk_jobs.keys import QueueKeys
 from thoonk_jobs.logs import log
-
-
 
 
 class Held(Protocol):

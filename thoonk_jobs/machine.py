@@ -91,56 +91,60 @@ class Transition:
         return CODES[self.name]
 
 
-def _table() -> tuple[Transition, ...]:
-    absent, scheduled, waiting, available, claimed, stalled, finished = State
-    on = EventName
-    return (
-        Transition("publish", (absent,), available, "publisher", (on.TASK_AVAILABLE,), "A new job, ready at once."),
-        Transition("schedule", (absent,), scheduled, "publisher", (on.TASK_SCHEDULED,), "A new job, due later."),
-        Transition("hold", (absent, scheduled, stalled, finished), waiting, "script", (on.TASK_WAITING,),
-                   "Stands for a row that would make the job available while a limit is full.", silent=True),
-        Transition("park", (available,), waiting, "script", (on.TASK_WAITING,),
-                   "A limit was set or lowered below what is available.", silent=True),
-        Transition("postpone", (scheduled, waiting, available), scheduled, "publisher", (on.TASK_SCHEDULED,),
-                   "A unique job was replaced by newer data."),
-        Transition("promote", (scheduled,), available, "alarm", (on.TASK_AVAILABLE,), "Its time has come.",
-                   silent=True),
-        Transition("release", (waiting,), available, "script", (on.TASK_AVAILABLE,), "A slot became free.",
-                   silent=True),
-        Transition("claim", (available,), claimed, "worker", (on.TASK_CLAIMED,),
-                   "A worker takes the job, with a new token and a lease."),
-        Transition("finish", (claimed,), finished, "worker", (on.TASK_DONE,), "The work is done; there may be a result.",
-                   outcome=Outcome.SUCCESS),
-        Transition("fail", (claimed,), finished, "worker", (on.TASK_DONE, on.TASK_ERROR), "The work failed for good.",
-                   outcome=Outcome.ERROR),
-        Transition("reattempt", (claimed,), available, "worker", (on.TASK_FAILED,),
-                   "An attempt failed, others are left; again at once, at the back of its class."),
-        Transition("reattempt_later", (claimed,), scheduled, "worker", (on.TASK_FAILED,),
-                   "An attempt failed, others are left; again after its back-off."),
-        Transition("exhaust", (claimed,), stalled, "worker, alarm", (on.TASK_STALLED,),
-                   "The last attempt failed, or too many claims were lost or given back."),
-        Transition("cancel", (claimed,), available, "worker", (on.TASK_CANCELLED,),
-                   "The worker gives the job back: it keeps its priority and goes to the back of its class."),
-        Transition("defer", (claimed,), scheduled, "worker", (on.TASK_CANCELLED,),
-                   "The worker gives the job back for later."),
-        Transition("expire", (claimed,), available, "alarm", (on.TASK_CANCELLED,),
-                   "The lease ran out; another worker may take the job, which keeps its place."),
-        Transition("stall", (claimed, available, scheduled, waiting), stalled, "worker, operator", (on.TASK_STALLED,),
-                   "Set aside by its worker or by an operator; a claimant is told."),
-        Transition("retry", (stalled,), available, "operator", (on.TASK_RETRIED,),
-                   "Out of the holding area; failures, cancels and lost claims start anew."),
-        Transition("rerun", (finished,), available, "operator, worker", (on.TASK_RETRIED,),
-                   "A finished job runs once more, as a new run."),
-        Transition("lapse", (available, scheduled, waiting, claimed), finished, "alarm", (on.TASK_DONE, on.TASK_ERROR),
-                   "Not done in time; a claimant is told.", outcome=Outcome.EXPIRED),
-        Transition("retract", (scheduled, waiting, available, claimed, stalled), finished, "publisher, operator",
-                   (on.TASK_RETRACTED,), "Withdrawn; a claimant is told.", outcome=Outcome.RETRACTED),
-        Transition("purge", (finished,), absent, "script, alarm", (on.TASK_REMOVED,),
-                   "What was kept of the finished job is forgotten.", silent=True),
-    )  # fmt: skip
+def _row(name: str, sources: str, target: str, who: str, events: str, meaning: str, **more: Any) -> Transition:
+    names = tuple(EventName[f"TASK_{word}"] for word in events.split())
+    return Transition(name, tuple(map(State, sources.split(", "))), State(target), who, names, meaning, **more)
 
 
-TRANSITIONS = _table()
+# fmt: off
+TRANSITIONS = (
+    # name, from, to, who, events, meaning
+    _row("publish", "absent", "available", "publisher", "AVAILABLE",
+         "A new job, ready at once."),
+    _row("schedule", "absent", "scheduled", "publisher", "SCHEDULED",
+         "A new job, due later."),
+    _row("hold", "absent, scheduled, stalled, finished", "waiting", "script", "WAITING",
+         "Stands for a row that would make the job available while a limit is full.", silent=True),
+    _row("park", "available", "waiting", "script", "WAITING",
+         "A limit was set or lowered below what is available.", silent=True),
+    _row("postpone", "scheduled, waiting, available", "scheduled", "publisher", "SCHEDULED",
+         "A unique job was replaced by newer data."),
+    _row("promote", "scheduled", "available", "alarm", "AVAILABLE",
+         "Its time has come.", silent=True),
+    _row("release", "waiting", "available", "script", "AVAILABLE",
+         "A slot became free.", silent=True),
+    _row("claim", "available", "claimed", "worker", "CLAIMED",
+         "A worker takes the job, with a new token and a lease."),
+    _row("finish", "claimed", "finished", "worker", "DONE",
+         "The work is done; there may be a result.", outcome=Outcome.SUCCESS),
+    _row("fail", "claimed", "finished", "worker", "DONE ERROR",
+         "The work failed for good.", outcome=Outcome.ERROR),
+    _row("reattempt", "claimed", "available", "worker", "FAILED",
+         "An attempt failed, others are left; again at once, at the back of its class."),
+    _row("reattempt_later", "claimed", "scheduled", "worker", "FAILED",
+         "An attempt failed, others are left; again after its back-off."),
+    _row("exhaust", "claimed", "stalled", "worker, alarm", "STALLED",
+         "The last attempt failed, or too many claims were lost or given back."),
+    _row("cancel", "claimed", "available", "worker", "CANCELLED",
+         "The worker gives the job back: it keeps its priority and goes to the back of its class."),
+    _row("defer", "claimed", "scheduled", "worker", "CANCELLED",
+         "The worker gives the job back for later."),
+    _row("expire", "claimed", "available", "alarm", "CANCELLED",
+         "The lease ran out; another worker may take the job, which keeps its place."),
+    _row("stall", "claimed, available, scheduled, waiting", "stalled", "worker, operator", "STALLED",
+         "Set aside by its worker or by an operator; a claimant is told."),
+    _row("retry", "stalled", "available", "operator", "RETRIED",
+         "Out of the holding area; failures, cancels and lost claims start anew."),
+    _row("rerun", "finished", "available", "operator, worker", "RETRIED",
+         "A finished job runs once more, as a new run."),
+    _row("lapse", "available, scheduled, waiting, claimed", "finished", "alarm", "DONE ERROR",
+         "Not done in time; a claimant is told.", outcome=Outcome.EXPIRED),
+    _row("retract", "scheduled, waiting, available, claimed, stalled", "finished", "publisher, operator", "RETRACTED",
+         "Withdrawn; a claimant is told.", outcome=Outcome.RETRACTED),
+    _row("purge", "finished", "absent", "script, alarm", "REMOVED",
+         "What was kept of the finished job is forgotten.", silent=True),
+)
+# fmt: on
 CODES = {row.name: code for code, row in enumerate(TRANSITIONS, 1)}
 ROWS = {row.name: row for row in TRANSITIONS}
 

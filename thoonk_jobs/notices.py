@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import redis
-
-from thoonk_jobs import calls
-from thoonk_jobs.drive import FIRST_PAUSE, LONGEST_PAUSE, Wire
+from thoonk_jobs import news
+from thoonk_jobs.drive import BROKEN, FIRST_PAUSE, LONGEST_PAUSE, Wire
 from thoonk_jobs.errors import BrokerClosed, BrokerUnavailable, ThoonkError
 from thoonk_jobs.keys import QueueKeys
 from thoonk_jobs.logs import log
-
-
-WAKE, JOBS, STALLED, CLAIMS = b"w", b"j", b"s", b"c"
 
 
 class Listener(Protocol):
@@ -79,8 +73,10 @@ class Notices:
         self._wire = wire
         self._listener = listener
         self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._connection: Any = None
-        self._queues: dict[str, tuple[QueueKeys, threading.Event]] = {}
+        self._queues: dict[str, QueueKeys] = {}
+        self._confirmed: set[str] = set()
         self._bells: dict[tuple[str, str | None], set[ThreadBell]] = defaultdict(set)
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
@@ -120,27 +116,35 @@ class Notices:
         patience  seconds to wait through an outage, then BrokerUnavailable; None for ever.
         """
         channel = keys.process_channel(self._wire.process)
-        until = None if patience is None else time.monotonic() + patience
-        with self._lock:
-            entry = self._queues.get(channel)
-            if entry is None:
-                entry = self._queues[channel] = (keys, threading.Event())
+        with self._changed:
+            if channel in self._confirmed:
+                return
+            if channel not in self._queues:
+                self._queues[channel] = keys
                 if self._connection:
                     self._send(channel)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="thoonk-notices", daemon=True)
                 self._thread.start()
-        while not entry[1].wait(0.5 if patience is None else max(0.0, min(0.5, until - time.monotonic()))):  # type: ignore[operator]
+            self._changed.wait_for(
+                lambda: channel in self._confirmed or self._error or self._wire.closed.is_set(), patience
+            )
             self.check_open()
-            if self._error is not None:
+            if channel in self._confirmed:
+                return
+            if self._error:
                 raise self._error
-            if until is not None and time.monotonic() >= until:
-                raise BrokerUnavailable(f"no subscription to queue {keys.queue!r} in {patience:g} s; is the server up?")
+        raise BrokerUnavailable(f"no subscription to queue {keys.queue!r} in {patience:g} s; is the server up?")
+
+    def waits_for(self, keys: QueueKeys, id: str) -> bool:
+        """Whether a bell of this process listens for news of a job."""
+        with self._lock:
+            return (keys.base, id) in self._bells
 
     def _send(self, channel: str) -> None:
         try:
             self._connection.send_command("SSUBSCRIBE", channel)
-        except (redis.RedisError, OSError):
+        except BROKEN:
             log.debug("subscribe_failed", channel=channel)  # the reading thread meets the same and connects anew
 
     def _run(self) -> None:
@@ -151,7 +155,7 @@ class Notices:
                 pause = FIRST_PAUSE
                 while True:
                     self._hear(self._connection.read_response(disable_decoding=True, timeout=None))
-            except (redis.RedisError, OSError, ThoonkError, AttributeError, ValueError) as error:
+            except (*BROKEN, ThoonkError, AttributeError, ValueError) as error:
                 self._disconnected(error)
             self._wire.closed.wait(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
@@ -165,12 +169,12 @@ class Notices:
                 self._send(channel)
 
     def _disconnected(self, error: Exception) -> None:
-        with self._lock:
+        with self._changed:
             connection, self._connection = self._connection, None
-            for _, confirmed in self._queues.values():
-                confirmed.clear()
+            self._confirmed.clear()
             if isinstance(error, ThoonkError) and not isinstance(error, BrokerUnavailable):
                 self._error = error
+            self._changed.notify_all()
         if connection:
             connection.disconnect()
         if not self._wire.closed.is_set():
@@ -178,43 +182,46 @@ class Notices:
 
     def _hear(self, message: list[Any]) -> None:
         kind, channel = message[0], message[1].decode()
-        keys, confirmed = self._queues[channel]
+        keys = self._queues[channel]
         if kind == b"ssubscribe":
-            confirmed.set()
+            with self._changed:
+                self._confirmed.add(channel)
+                self._changed.notify_all()
             self._ring_all(keys)
             self._listener.may_have_missed(keys)
         elif kind == b"smessage":
             self._route(keys, message[2][:1], message[2][1:])
 
-    def _route(self, keys: QueueKeys, kind: bytes, news: bytes) -> None:
-        if kind == WAKE:
+    def _route(self, keys: QueueKeys, kind: bytes, told: bytes) -> None:
+        if kind == news.WAKE:
             self._ring(keys, None)
-        elif kind in (JOBS, STALLED):
-            ids = list(calls.job_news(news))
+        elif kind in (news.JOBS, news.STALLED):
+            ids = list(news.job_news(told))
             for id in ids:
                 self._ring(keys, id)
-            self._listener.job_news(keys, ids, stalled=kind == STALLED)
-        elif kind == CLAIMS:
-            for id, token in calls.lost_claims(news):
+            self._listener.job_news(keys, ids, stalled=kind == news.STALLED)
+        elif kind == news.CLAIMS:
+            for id, token in news.lost_claims(told):
                 self._listener.claim_lost(keys, id, token)
 
     def _ring(self, keys: QueueKeys, id: str | None) -> None:
         with self._lock:
-            bells = list(self._bells.get((keys.base, id), ()))
-        for bell in bells:
-            bell.rung.set()
+            for bell in self._bells.get((keys.base, id), ()):
+                bell.rung.set()
 
     def _ring_all(self, keys: QueueKeys | None = None) -> None:
         with self._lock:
-            bells = [bell for (base, _), some in self._bells.items() if keys is None or base == keys.base for bell in some]
-        for bell in bells:
-            bell.rung.set()
+            for (base, _), bells in self._bells.items():
+                if keys is None or base == keys.base:
+                    for bell in bells:
+                        bell.rung.set()
 
     def close(self) -> None:
         """Wakes all that wait, to find the broker closed, and ends the thread. The wire is closed first."""
         self._ring_all()
-        with self._lock:
+        with self._changed:
             connection, self._connection = self._connection, None
+            self._changed.notify_all()
         if connection:
             connection.disconnect()
         if self._thread and self._thread is not threading.current_thread():

@@ -30,7 +30,7 @@ class Operating(QueueBase):
         self._operate("retract", id)
 
     def stall(self, job: Job | str, reason: str | None = None) -> None:
-        """Set a job aside: by its claimant where this Queue object claimed it, else as an operator, in any live state."""
+        """Set a job aside: as its claimant where this Queue object claimed it, else as an operator, if it is live."""
         id = job.id if isinstance(job, Job) else arguments.text(job, "id")
         if claim := self._claims.get(id):
             claim.stall(reason)
@@ -49,7 +49,7 @@ class Operating(QueueBase):
         """Withdraw every job of a live state, a bounded part at a time; how many it was."""
         chosen = _state(state)
         if chosen not in LIVE:
-            raise InvalidArgument(f"retract_all({state!r}): no such job can be withdrawn; give one of {', '.join(LIVE)}")
+            raise InvalidArgument(f"retract_all({state!r}): these cannot be withdrawn; give one of {', '.join(LIVE)}")
         return self.session.wire.follow(flows.operate_on_all(self.keys, "retract", chosen))
 
     def jobs(self, state: State | str | None = None, *, limit: int = 100, cursor: str | None = None) -> Page[Job]:

@@ -9,6 +9,7 @@ from thoonk_jobs import calls, flows
 from thoonk_jobs.base import QueueBase
 from thoonk_jobs.claim import Job
 from thoonk_jobs.errors import PublishFailed, ThoonkError
+from thoonk_jobs.job import Stored
 from thoonk_jobs.publication import Callback, Publication, Publish, prepare
 
 if TYPE_CHECKING:
@@ -85,26 +86,38 @@ class Publishing(QueueBase):
             self.check_size(publication.body, "data")
         session = self.session
         session.enter(self.keys)
-        expected: dict[int, Expected] = {}
-        if any(publication.callbacks for publication in prepared):
-            session.notices.subscribe(self.keys, patience=self._broker.config.retry_for)
-        for at, publication in enumerate(prepared):
-            if publication.callbacks:
-                expected[at] = session.callbacks.expect(self.keys, publication.id, publication.callbacks)
+        expected = self._expect(prepared)
         answers: list[Job | ThoonkError] = []
         try:
             for part in flows.in_parts(prepared, lambda publication: len(publication.body)):
                 for answer in session.wire.run(calls.publish(self.keys, part)):
-                    waiting = expected.pop(len(answers), None)
+                    waiting = expected.get(len(answers))
                     if isinstance(answer, ThoonkError):
                         answers.append(answer)
-                        if waiting:
-                            session.callbacks.forget(waiting)
                         continue
-                    answers.append(Job(self, *answer))
+                    answers.append(self._published(*answer))
                     if waiting:
                         session.callbacks.published(waiting, *answer)
+                        del expected[len(answers) - 1]
         finally:
-            for waiting in expected.values():
+            for waiting in expected.values():  # refused, or never sent
                 session.callbacks.forget(waiting)
         return answers
+
+    def _expect(self, prepared: list[Publication]) -> dict[int, Expected]:
+        """Registers callbacks, by position, behind a confirmed subscription: the end may come before the answer."""
+        if any(publication.callbacks for publication in prepared):
+            self.session.notices.subscribe(self.keys, patience=self._broker.config.retry_for)
+        return {
+            at: self.session.callbacks.expect(self.keys, publication.id, publication.callbacks)
+            for at, publication in enumerate(prepared)
+            if publication.callbacks
+        }
+
+    def _published(self, id: str, stored: Stored) -> Job:
+        """The job as it is: one that was published before may have more to read than the answer tells."""
+        job = Job(self, id, stored)
+        if not job.claims:
+            return job
+        [whole] = self.session.wire.run(calls.read(self.keys, [id]))
+        return Job(self, id, whole) if whole else job

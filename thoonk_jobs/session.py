@@ -29,7 +29,7 @@ class Session:
         self.worker = f"{self.process}@{socket.gethostname()}:{os.getpid()}"
         self.wire = Wire(config, self.process)
         self.wire.clock = clock
-        self.callbacks = CallbackThread(self.wire, make_job)
+        self.callbacks = CallbackThread(self.wire, make_job, self.wanted)
         self.leases = Leases(self.wire)
         self.notices = Notices(self.wire, self)
         self._entered: set[str] = set()
@@ -52,6 +52,14 @@ class Session:
     def leave(self, keys: QueueKeys) -> None:
         """The queue was deleted."""
         self._entered.discard(keys.base)
+
+    def listen(self, keys: QueueKeys, id: str | None) -> Any:
+        """For flows: a step that answers a bell."""
+        return self.notices.listen(keys, id)
+
+    def wanted(self, keys: QueueKeys, id: str) -> bool:
+        """Whether anything in this process still waits for a job."""
+        return self.notices.waits_for(keys, id) or self.callbacks.expects(keys, id)
 
     def job_news(self, keys: QueueKeys, ids: list[str], *, stalled: bool) -> None:
         """Of the subscription: something happened to these jobs."""

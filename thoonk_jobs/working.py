@@ -39,7 +39,7 @@ class Working(QueueBase):
             def look(wait: bool, most: int = most) -> calls.Call[calls.Look]:
                 return calls.claim(self.keys, session.lane(), new_ticket(), most, lease, session.worker, wait=wait)
 
-            taken = session.wire.follow(flows.take(session.notices, self.keys, look, 0 if claims else span))
+            taken = session.wire.follow(flows.take(session, self.keys, look, 0 if claims else span))
             claims += [claim for claim in (self._hold(job, lease, renew=renew) for job in taken) if claim]
             if len(taken) < most and (claims or not taken):
                 break

@@ -10,7 +10,7 @@
 -- with: limits, retention, due
 -- flags: allow-oom
 -- args: lane, ticket, most, lease in ms, worker, wait (1: register this process if there were fewer)
--- replies: {more is due, ms until something is due or -1, (id, record, data)*}
+-- replies: {more is due, ms until something is due or -1, (id, record, data, the last attempt's error)*}
 
 local lane, ticket, most, lease, worker = ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
 local TICKETS_KEPT = 600000
@@ -65,18 +65,22 @@ local function take()
   return ids
 end
 
-local more, wait, ids = false, -1, replay()
-if not ids then
-  more = T.settle()
-  ids = take()
-  if #ids < most then
-    wait = T.next_due()
-    if ARGV[8] == '1' then redis.call('ZADD', K.waiters, 'NX', string.format('%.0f', T.micros), T.caller) end
+local function answer(more, ids)
+  local reply = {more and 1 or 0, #ids < most and T.next_due() or -1}
+  local data = #ids > 0 and redis.call('HMGET', K.payload, unpack(ids)) or {}
+  for at, id in ipairs(ids) do
+    local job = T.jobs[id]
+    reply[4 * at - 1], reply[4 * at], reply[4 * at + 1] = id, T.pack(job), data[at]
+    reply[4 * at + 2] = job[TOTAL_FAILURES] > 0 and redis.call('HGET', K.result, id)
   end
+  return reply
 end
-local answer = {more and 1 or 0, wait}
-local data = #ids > 0 and redis.call('HMGET', K.payload, unpack(ids)) or {}
-for at, id in ipairs(ids) do
-  answer[3 * at], answer[3 * at + 1], answer[3 * at + 2] = id, T.pack(T.jobs[id]), data[at]
+
+local again = replay()
+if again then return answer(false, again) end
+local more = T.settle()
+local ids = take()
+if #ids < most and ARGV[8] == '1' then
+  redis.call('ZADD', K.waiters, 'NX', string.format('%.0f', T.micros), T.caller)
 end
-return answer
+return answer(more, ids)

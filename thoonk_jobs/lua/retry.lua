@@ -8,8 +8,10 @@ local answers = {}
 for at, id in ipairs(T.items(3, 1)) do
   local answer = T.ask(id, {'retry'})
   if not answer then
+    local job = T.jobs[id]
     T.touch(id)
-    T.start_anew(T.jobs[id])
+    T.start_anew(job)
+    if job[EXPIRES] ~= '' and tonumber(job[EXPIRES]) <= T.now then job[EXPIRES] = '' end
     T.admit(id, 'retry', '')
     answer = EDGES.retry.code
   end

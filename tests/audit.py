@@ -1,0 +1,296 @@
+"""Proves from outside that all keys of a queue agree: read in one pass and judged in Python, without the Lua."""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import redis
+
+from thoonk_jobs import record
+from thoonk_jobs.keys import LAYOUT, QueueKeys
+from thoonk_jobs.machine import CODES, LIVE, ROWS, SLOTTED, State
+
+STATES = tuple(State)
+STATE_INDEXES = (
+    "scheduled", "dated", "waiting", "parked", "available", "claimed", "stalled", "finished", "bare", "expiring",
+    "keyed",
+)  # fmt: skip
+REPORT_ROWS = ("progress", "log", "emit")
+FRONT = 2**52
+
+
+class Contents:
+    """Everything that a queue has: by name of the key, in Python's own types."""
+
+    def __init__(self, found: dict[str, Any], unknown: list[str]) -> None:
+        self.found = found
+        self.unknown = unknown
+        self.jobs = {id: record.unpack(raw) for id, raw in found["record"].items()}
+
+    def __getitem__(self, name: str) -> Any:
+        return self.found[name]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Contents) and (self.found, self.unknown) == (other.found, other.unknown)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def in_state(self, *states: State) -> list[bytes]:
+        return [id for id, job in self.jobs.items() if STATES[job.state] in states]
+
+    def meta(self, name: str) -> int:
+        return int(self["meta"].get(name.encode(), 0))
+
+    def events(self) -> list[tuple[int, str, bytes]]:
+        """All moves and reports that are still in the log: number, row, id."""
+        return [
+            (first + place, row, id)
+            for first, row, ids, _ in map(_entry, self["events"])
+            for place, id in enumerate(ids)
+        ]  # fmt: skip
+
+    def rows_of(self, id: str) -> list[str]:
+        """The rows that a job took, oldest first."""
+        return [row for _, row, each in self.events() if each == id.encode()]
+
+
+def contents(client: redis.Redis, namespace: str, queue: str) -> Contents:
+    keys = QueueKeys.of(namespace, queue)
+    with client.pipeline(transaction=True) as pipe:
+        pipe.keys(f"{keys.base}*")
+        for key, (_, kind, _) in zip(keys.keys, LAYOUT, strict=True):
+            if kind == "hash":
+                pipe.hgetall(key)
+            elif kind == "zset":
+                pipe.zrange(key, 0, -1, withscores=True)
+            else:
+                pipe.xrange(key)
+        present, *found = pipe.execute()
+    known = {key.encode() for key in keys.keys}
+    named = {name: value for (name, *_), value in zip(LAYOUT, found, strict=True)}
+    return Contents(named, sorted(key.decode() for key in present if key not in known))
+
+
+def audit(client: redis.Redis, namespace: str, queue: str, over: Collection[str] = ()) -> list[str]:
+    """What does not agree; [] for a sound queue.
+
+    over  fields of the key limits that were lowered below what runs, whose surplus has not ended yet.
+    """
+    return violations(contents(client, namespace, queue), over)
+
+
+def check_audit(client: redis.Redis, namespace: str, queue: str, over: Collection[str] = ()) -> Contents:
+    """What the queue has. Raises AssertionError with all that does not agree."""
+    found = contents(client, namespace, queue)
+    wrong = violations(found, over)
+    assert not wrong, "the keys of the queue disagree:\n  " + "\n  ".join(wrong)
+    return found
+
+
+def violations(found: Contents, over: Collection[str] = ()) -> list[str]:
+    return [
+        *(f"a key that no layout names: {key}" for key in found.unknown),
+        *_records(found),
+        *_numbers(found),
+        *_indexes(found),
+        *_names(found),
+        *_data(found),
+        *_limits(found, over),
+        *_log(found),
+    ]
+
+
+def _records(found: Contents) -> Iterator[str]:
+    for id, job in found.jobs.items():
+        state = STATES[job.state] if job.state < len(STATES) else None
+        if state is None or state is State.ABSENT:
+            yield f"{id!r} has a record in state {job.state}"
+            continue
+        if (state is State.FINISHED) != (job.outcome != 0):
+            yield f"{id!r} is {state} with outcome {job.outcome}"
+        if state in (State.CLAIMED, State.FINISHED) and job.ran != 1:
+            yield f"{id!r} is {state} without the second part of its record"
+        if job.bare and state is not State.FINISHED:
+            yield f"{id!r} is {state} and bare"
+        if state is State.WAITING and job.held not in (1, 2):
+            yield f"{id!r} waits for nothing (held {job.held})"
+        if state is State.WAITING and job.held == 2 and not job.key:
+            yield f"{id!r} waits for a slot of its key, which it does not have"
+        if job.via not in CODES.values():
+            yield f"{id!r} came by row {job.via}, which there is not"
+        if job.claims and not job.token:
+            yield f"{id!r} was claimed {job.claims} times and has no token"
+        if (state is State.CLAIMED) and (not job.claims or not job.worker or not job.claimed_at):
+            yield f"{id!r} is claimed, but by nobody, at no time or for the 0th time"
+
+
+def _numbers(found: Contents) -> Iterator[str]:
+    for name, values in (
+        ("token", [job.token for job in found.jobs.values() if job.token]),
+        ("order", [job.order for job in found.jobs.values()]),
+    ):
+        for value, times in Counter(values).items():
+            if times > 1:
+                yield f"{times} jobs have the {name} {value:.0f}"
+    for id, job in found.jobs.items():
+        if job.token > found.meta("token"):
+            yield f"{id!r} has token {job.token:.0f}, above the last one drawn, {found.meta('token')}"
+        if not 1 <= abs(job.order - FRONT) <= found.meta("seq"):
+            yield f"{id!r} has place {job.order:.0f}, the last one drawn is {found.meta('seq')}"
+
+
+def _places(id: bytes, job: Any) -> Iterator[tuple[str, float, bytes]]:
+    """Where the job must be indexed: key, score, member."""
+    state, line = STATES[job.state], struct.pack(">d", job.order) + id
+    urgency = -job.priority
+    if state is State.SCHEDULED:
+        yield "dated" if job.dated else "scheduled", job.until, id
+    elif state is State.WAITING:
+        yield "parked" if job.held == 2 else "waiting", urgency, line
+    elif state is State.AVAILABLE:
+        yield "available", urgency, line
+    elif state is State.FINISHED:
+        yield "bare" if job.bare else "finished", job.until, id
+    else:
+        yield state.value, job.until, id
+    if job.expires and state in LIVE and state is not State.STALLED:
+        yield "expiring", float(job.expires), id
+    if job.key:
+        prefix = _frame(job.key)
+        if state in SLOTTED:
+            yield "keyed", 0, prefix + b"r" + id
+        elif state is State.SCHEDULED or (state is State.WAITING and job.held == 1):
+            yield "keyed", 0, prefix + b"s" + id
+        elif state is State.WAITING:
+            yield "keyed", 0, prefix + b"w" + _sortable(urgency) + line
+
+
+def _indexes(found: Contents) -> Iterator[str]:
+    expected: dict[str, dict[bytes, float]] = defaultdict(dict)
+    for id, job in found.jobs.items():
+        for key, score, member in _places(id, job):
+            expected[key][member] = score
+    for key in STATE_INDEXES:
+        actual, wanted = dict(found[key]), expected[key]
+        for member in actual.keys() - wanted.keys():
+            yield f"index {key} has {member!r} at {actual[member]}, which no record explains"
+        for member in wanted.keys() - actual.keys():
+            yield f"index {key} lacks {member!r}"
+        for member in wanted.keys() & actual.keys():
+            if wanted[member] != actual[member]:
+                yield f"index {key} has {member!r} at {actual[member]}, the record says {wanted[member]}"
+
+
+def _names(found: Contents) -> Iterator[str]:
+    holders: dict[bytes, list[bytes]] = defaultdict(list)
+    for id in found.in_state(*LIVE):
+        if name := found.jobs[id].unique:
+            holders[name].append(id)
+    for name, ids in holders.items():
+        if len(ids) > 1:
+            yield f"the unique name {name!r} has the live holders {ids}"
+        if found["names"].get(name) not in ids:
+            yield f"the unique name {name!r} is noted for {found['names'].get(name)!r}, its holder is {ids}"
+    for name in found["names"].keys() - holders.keys():
+        yield f"the unique name {name!r} is noted for {found['names'][name]!r}, which does not hold it"
+
+
+def _data(found: Contents) -> Iterator[str]:
+    whole = {id for id, job in found.jobs.items() if not job.bare}
+    for id in whole ^ found["payload"].keys():
+        yield f"{id!r} has {'no' if id in whole else 'a forgotten'} payload"
+    for id in found["result"].keys() - whole:
+        yield f"a result is kept of {id!r}, whose data was dropped"
+    for key, flag in (("reports", "reported"), ("watchers", "watched")):
+        for member, _ in found[key]:
+            id = _framed(member)[0]
+            if id not in whole:
+                yield f"{key} are kept of {id!r}, whose data was dropped"
+            elif not getattr(found.jobs[id], flag):
+                yield f"{key} are kept of {id!r}, whose record does not say so"
+
+
+def _limits(found: Contents, over: Collection[str]) -> Iterator[str]:
+    allowed = {field.decode(): int(value) for field, value in found["limits"].items()}
+    held = Counter({"": 0})
+    for id in found.in_state(*SLOTTED):
+        held[""] += 1
+        if key := found.jobs[id].key:
+            held[key.decode()] += 1
+
+    def field_of(key: str) -> str:
+        return ("k" + key if "k" + key in allowed else "e") if key else "q"
+
+    def room(key: str) -> float:
+        return allowed.get(field_of(key), float("inf")) - held[key]
+
+    for key in held:
+        if room(key) < 0 and field_of(key) not in over:
+            yield f"{held[key]} jobs hold slots of {key or 'the queue'!r}, {allowed[field_of(key)]} may"
+    for id in found.in_state(State.WAITING):
+        key = found.jobs[id].key.decode()
+        if room("") > 0 and (not key or room(key) > 0):
+            yield f"{id!r} waits (held {found.jobs[id].held}) while the queue has room {room('')} and its key {key!r} too"
+
+
+def _log(found: Contents) -> Iterator[str]:
+    """The numbers have no gap, and every move in the log starts from the state in which the one before ended."""
+    following: int | None = None
+    states: dict[bytes, State] = {}
+    complete = False
+    for first, row, ids, reasons in map(_entry, found["events"]):
+        complete = complete or first == 1
+        if following not in (None, first):
+            yield f"the log goes on with {first} where {following} is due"
+        following = first + len(ids)
+        if not ids or reasons not in (0, len(ids)):
+            yield f"entry {first} of the log has {len(ids)} ids and {reasons} reasons"
+        if row in REPORT_ROWS:
+            continue
+        for id in ids:
+            was = states.get(id, State.ABSENT if complete else None)
+            if row not in ROWS or (was is not None and was not in ROWS[row].sources):
+                yield f"entry {first} of the log moves {id!r} from {was} by {row}"
+            states[id] = ROWS[row].target
+    if following is None:
+        following = 1
+    if following - 1 != found.meta("event"):
+        yield f"the log ends with {following - 1}, the last event is {found.meta('event')}"
+    for id, state in states.items():
+        now = STATES[found.jobs[id].state] if id in found.jobs else State.ABSENT
+        if state is not now:
+            yield f"the log leaves {id!r} {state}, it is {now}"
+    if complete:
+        for id in found.jobs.keys() - states.keys():
+            yield f"the log does not know {id!r}"
+
+
+def _entry(entry: tuple[bytes, dict[bytes, bytes]]) -> tuple[int, str, list[bytes], int]:
+    """First number, row, ids and number of reasons of an entry of the log."""
+    number, fields = entry
+    ids = list(_frames(fields[b"ids"]))
+    return int(number.split(b"-")[0]), fields[b"row"].decode(), ids, len(list(_frames(fields.get(b"reasons", b""))))
+
+
+def _frame(text: bytes) -> bytes:
+    return struct.pack(">H", len(text)) + text
+
+
+def _framed(raw: bytes) -> tuple[bytes, bytes]:
+    size = int.from_bytes(raw[:2], "big")
+    return raw[2 : 2 + size], raw[2 + size :]
+
+
+def _frames(raw: bytes) -> Iterator[bytes]:
+    while raw:
+        text, raw = _framed(raw)
+        yield text
+
+
+def _sortable(number: float) -> bytes:
+    """Bytes that sort as the numbers do: the sign turned, a negative number's other bits too."""
+    bits = int.from_bytes(struct.pack(">d", number + 0.0), "big")
+    return (bits ^ (2**64 - 1 if bits >> 63 else 2**63)).to_bytes(8, "big")
