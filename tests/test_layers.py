@@ -59,6 +59,7 @@ TABLE = {
 OWNERS = {
     "redis": {"drive", "embedded"},  # the latter to ask a server that it starts, not for jobs
     "orjson": {"codec"},
+    "structlog": {"logs"},
     "json": {"codec"},
 }
 # The two lowest layers are values and functions: nothing that waits, and few packages from elsewhere.
@@ -150,7 +151,7 @@ BAD = {
     "client": ("import redis.asyncio", "imports redis, which only drive, embedded may"),
     "cli": ("import json", "imports json, which only codec may"),
     "job": ("import asyncio", "(domain) imports asyncio, but does no I/O"),
-    "scripts": ("import structlog", "(protocol) imports structlog, but uses only"),
+    "scripts": ("import rich", "(protocol) imports rich, but uses only"),
     "newcomer": ("", "newcomer has no layer"),
 }
 GOOD = {

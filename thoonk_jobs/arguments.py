@@ -13,10 +13,15 @@ PRIORITIES = {"low": -10.0, "normal": 0.0, "medium": 0.0, "high": 10.0, "critica
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def seconds(value: Any, name: str, *, least: float = 0.0, open_below: bool = False) -> float | None:
+LONGEST = 250_000_000_000.0
+"""Seconds that a date can lie ahead: the calendar ends with the year 9999."""
+
+
+def seconds(value: Any, name: str, *, least: float = 0.0, open_below: bool = False, ends: bool = False) -> float | None:
     """A length of time in seconds; None, which is no bound, stays None, and `inf` stays `inf`.
 
     open_below  `least` itself is refused too.
+    ends        what has no end, or ends after the calendar does, is refused.
     """
     if value is None:
         return None
@@ -26,6 +31,8 @@ def seconds(value: Any, name: str, *, least: float = 0.0, open_below: bool = Fal
     if number < least or (open_below and number == least):
         bound = f"more than {least:g}" if open_below else f"at least {least:g}"
         raise InvalidArgument(f"{name}={_shown(value)} is too short; it must be {bound} seconds")
+    if ends and number > LONGEST:
+        raise InvalidArgument(f"{name}={_shown(value)} is too long; it must end before the calendar does")
     return number
 
 
@@ -38,7 +45,7 @@ def moment(value: Any, name: str) -> float | None:
             raise InvalidArgument(f"{name}={_shown(value)} has no time zone; give an aware one, as datetime.now(UTC)")
         return (value - _EPOCH).total_seconds()
     number = _number(value)
-    if number is None or math.isinf(number):
+    if number is None or abs(number) > LONGEST:
         raise InvalidArgument(f"{name}={_shown(value)} is not a date; give an aware datetime, or seconds since 1970")
     return number
 

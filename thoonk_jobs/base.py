@@ -61,6 +61,5 @@ class QueueBase:
 
     def release_claim(self, claim: Claim) -> None:
         """The claim ended or was lost."""
-        self.session.leases.drop(self.keys, claim.id, claim.token)
         if self._claims.get(claim.id) is claim:
             del self._claims[claim.id]

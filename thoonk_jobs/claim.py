@@ -114,7 +114,7 @@ class Claim(Job):
 
         delay  seconds before that; it keeps its priority and goes to the back of its class.
         """
-        span = arguments.seconds(delay, "delay") or 0.0
+        span = arguments.seconds(delay, "delay", ends=True) or 0.0
         self._end("cancel", calls.cancel(self.keys, self.id, self.token, reason_text(reason), span))
 
     def stall(self, reason: str | None = None) -> None:
@@ -151,7 +151,7 @@ class Claim(Job):
     def _end(self, verb: str, call: calls.Call[calls.Refusals]) -> None:
         self._write(verb, call)
         self._ended = verb
-        self._queue.release_claim(self)
+        self._let_go()
 
     def _write(self, verb: str, call: calls.Call[calls.Refusals]) -> None:
         if self._ended:
@@ -162,11 +162,16 @@ class Claim(Job):
         try:
             verb_result(self._queue.session.wire.run(call))
         except (StaleClaim, JobNotFound) as refused:
-            self.lose()
+            self.aborted = True
+            self._let_go()
             raise lost(self, verb, refused) from None
 
+    def _let_go(self) -> None:
+        self._queue.session.leases.drop(self.keys, self.id, self.token)
+        self._queue.release_claim(self)
+
     def lose(self) -> None:
-        """The claim is not valid any more."""
+        """Said by who keeps the claims of this process: this one is not valid any more."""
         self.aborted = True
         self._queue.release_claim(self)
 
@@ -198,7 +203,7 @@ def reason_text(reason: str | None) -> str:
 
 def lease_seconds(lease: Any) -> float:
     """A lease: finite, more than 0."""
-    span = arguments.seconds(lease, "lease", open_below=True)
-    if span is None or span == float("inf"):
-        raise InvalidArgument(f"lease={lease!r} has no end; give seconds, and renew during long work")
+    span = arguments.seconds(lease, "lease", open_below=True, ends=True)
+    if span is None:
+        raise InvalidArgument("lease=None has no end; give seconds, and renew during long work")
     return span

@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 import sys
 from base64 import b64encode
-from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from thoonk_jobs import codec
 from thoonk_jobs.errors import BrokerUnavailable, ConfigError, InvalidArgument, PayloadError, ThoonkError
 
 if TYPE_CHECKING:
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 REFUSED, USAGE, NO_SERVER = 1, 2, 69
 RETRY_FOR = 2.0
-PIPE_WIDTH = 200
+SHOWN = ("id", "state", "outcome", "priority", "claims", "total_failures", "total_cancels", "published_at")
 FIELDS = (
-    "id", "queue", "state", "outcome", "priority", "claims", "failures", "cancels", "lost", "total_failures",
-    "total_cancels", "key", "reason", "worker", "published_at", "due_at", "claimed_at", "finished_at", "expires_at",
+    *SHOWN, "queue", "failures", "cancels", "lost", "key", "reason", "worker", "due_at", "claimed_at", "finished_at",
+    "expires_at", "data", "headers", "result", "error", "progress",
 )  # fmt: skip
 
 app = typer.Typer(
@@ -54,10 +54,8 @@ def main() -> None:
         app()
     except BrokerUnavailable as error:
         _fail(error, NO_SERVER)
-    except (ConfigError, InvalidArgument, PayloadError) as error:
-        _fail(error, USAGE)
     except ThoonkError as error:
-        _fail(error, REFUSED)
+        _fail(error, USAGE if isinstance(error, ConfigError | InvalidArgument | PayloadError) else REFUSED)
 
 
 @app.command()
@@ -70,8 +68,7 @@ def demo(folder: Folder = None, url: Url = None, namespace: Namespace = "thoonk-
 
     report, checks = run(folder, url, namespace, _console(stderr=as_json))
     if as_json:
-        found = [{"name": check.name, "passed": check.passed, "found": check.found} for check in checks]
-        _print_json({**report, "checks": found})
+        _print_json({**report, "checks": [asdict(check) for check in checks]})
     if not all(check.passed for check in checks):
         raise typer.Exit(REFUSED)
 
@@ -86,10 +83,8 @@ def machine(as_json: AsJson = False, mermaid: Annotated[bool, typer.Option(help=
     elif as_json:
         _print_json(_machine())
     else:
-        model = _machine()
-        _print_table("states", ("state", "meaning"), ((state["name"], state["meaning"]) for state in model["states"]))
-        head = ("transition", "from", "to", "who", "events", "meaning")
-        _print_table("transitions", head, (_row(row) for row in model["transitions"]))
+        for title, rows in _machine().items():
+            _print_table(title, rows)
 
 
 @app.command()
@@ -104,7 +99,7 @@ def publish(
     """Hand over one job, and print its id."""
     with _broker(url, namespace) as broker:
         job = broker.queue(queue).publish(_parse(data), id=id, priority=_priority(priority), delay=delay)
-        _say(as_json, {"id": job.id, "queue": queue, "state": job.state.value}, job.id)
+        _say(as_json, {"id": job.id, "queue": queue, "state": job.state}, job.id)
 
 
 @app.command()
@@ -119,23 +114,19 @@ def get(
         if claim is None:
             _fail(f"no job in queue {queue!r} in {timeout:g} s", REFUSED)
         with claim:  # printed first: a job whose data nobody got fails
-            _print_json({**_fields(claim), "data": _plain(claim.data)} if as_json else _plain(claim.data))
+            _print_json(_fields(claim) if as_json else _plain(claim.data))
             sys.stdout.flush()
 
 
 @app.command()
 def status(url: Url = None, namespace: Namespace = "thoonk", as_json: AsJson = False) -> None:
     """How many jobs are in each state of each queue."""
-    from thoonk_jobs import State
-
     with _broker(url, namespace) as broker:
         found = {name: {str(state): n for state, n in counts.items()} for name, counts in broker.counts().items()}
     if as_json:
         _print_json(found)
     else:
-        shown = [state for state in State if state is not State.ABSENT]
-        rows = ((name, *(str(counts[state]) for state in shown)) for name, counts in found.items())
-        _print_table("queues", ("queue", *shown), rows)
+        _print_table("queues", [{"queue": name, **counts} for name, counts in found.items()])
 
 
 @app.command()
@@ -149,10 +140,13 @@ def jobs(
     """List jobs, the most urgent first."""
     with _broker(url, namespace) as broker:
         page = broker.queue(queue).jobs(state, limit=limit, cursor=cursor)
-        if as_json:
-            _print_json({"jobs": [_whole(job) for job in page.jobs], "cursor": page.cursor})
-        else:
-            _print_jobs(queue, page.jobs, page.cursor)
+    if as_json:
+        _print_json({"jobs": [_fields(job) for job in page.jobs], "cursor": page.cursor})
+        return
+    rows = [_fields(job, SHOWN) | {"why": job.error.message if job.error else job.reason} for job in page.jobs]
+    _print_table(f"jobs of {queue}", rows)
+    if page.cursor:
+        print(f"more with --cursor {page.cursor}")
 
 
 def _operator_command(verb: str, told: str) -> None:
@@ -161,7 +155,7 @@ def _operator_command(verb: str, told: str) -> None:
     ) -> None:
         with _broker(url, namespace) as broker:
             getattr(broker.queue(queue), verb)(id)
-            state = broker.queue(queue).state_of(id).value
+            state = broker.queue(queue).state_of(id)
         _say(as_json, {"id": id, "queue": queue, "state": state}, f"job {id!r} of queue {queue!r} is {state}")
 
     app.command(verb, help=told)(command)
@@ -173,17 +167,17 @@ _operator_command("retract", "Withdraw a job that is not finished.")
 _operator_command("stall", "Set a job aside, until somebody retries or retracts it.")
 
 
-def _pause_command(verb: str, told: str, paused: bool) -> None:
+def _switch_command(verb: str, told: str) -> None:
     def command(queue: QueueName, url: Url = None, namespace: Namespace = "thoonk", as_json: AsJson = False) -> None:
         with _broker(url, namespace) as broker:
             getattr(broker.queue(queue), verb)()
-        _say(as_json, {"queue": queue, "paused": paused}, f"queue {queue!r} is {'' if paused else 'not '}paused")
+        _say(as_json, {"queue": queue, "paused": verb == "pause"}, f"{verb}d queue {queue!r}")
 
     app.command(verb, help=told)(command)
 
 
-_pause_command("pause", "Hand out no more jobs of a queue, in any process, until `resume`.", True)
-_pause_command("resume", "Hand out the jobs of a queue again.", False)
+_switch_command("pause", "Hand out no more jobs of a queue, in any process, until `resume`.")
+_switch_command("resume", "Hand out the jobs of a queue again.")
 
 
 @server.command("start")
@@ -204,9 +198,8 @@ def server_stop(directory: Directory = None, as_json: AsJson = False) -> None:
 def server_status(directory: Directory = None, as_json: AsJson = False) -> None:
     """What is known of the server; exit code 1 if it does not run."""
     known = _embedded(directory).status()
-    fields = {name: getattr(known, name) for name in ("running", "pid", "url", "version")}
     told = f"running, pid {known.pid}, version {known.version}, {known.url}" if known.running else "not running"
-    _say(as_json, {**fields, "directory": str(known.directory)}, f"{told}; its data is in {known.directory}")
+    _say(as_json, asdict(known) | {"directory": str(known.directory)}, f"{told}; its data is in {known.directory}")
     raise typer.Exit(0 if known.running else REFUSED)
 
 
@@ -223,8 +216,6 @@ def _embedded(directory: Path | None) -> EmbeddedServer:
 
 
 def _parse(text: str) -> Any:
-    from thoonk_jobs import codec
-
     try:
         return codec.decode(b"j" + text.encode())
     except (PayloadError, UnicodeEncodeError):
@@ -238,75 +229,53 @@ def _priority(text: str | None) -> float | str | None:
         return text
 
 
-def _fields(job: Job) -> dict[str, Any]:
-    return {name: _plain(getattr(job, name)) for name in FIELDS}
-
-
-def _whole(job: Job) -> dict[str, Any]:
-    more = {name: _plain(getattr(job, name)) for name in ("data", "headers", "result")}
-    error, progress = job.error and asdict(job.error), job.progress and asdict(job.progress)
-    if job.progress and progress:
-        progress.update(percent=job.progress.percent, at=_plain(job.progress.at))
-    return {**_fields(job), **more, "error": error, "progress": progress}
+def _fields(job: Job, names: tuple[str, ...] = FIELDS) -> dict[str, Any]:
+    return {name: _plain(getattr(job, name)) for name in names}
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON has it."""
+    """A value as JSON has it; an error or a progress as an object of all it says."""
     if isinstance(value, bytes):
         return {"base64": b64encode(value).decode()}
     if isinstance(value, datetime):
         return value.isoformat()
-    if isinstance(value, float) and value == float("inf"):
-        return "front"
-    return str(value) if type(value) is not str and isinstance(value, str) else value
+    if is_dataclass(value):
+        public = ((name, getattr(value, name)) for name in dir(value) if not name.startswith("_"))
+        return {name: _plain(said) for name, said in public if not callable(said)}
+    return "front" if value == float("inf") else value
 
 
 def _machine() -> dict[str, Any]:
     from thoonk_jobs.machine import MEANINGS, TRANSITIONS
 
     rows = [
-        {"name": row.name, "from": [state.value for state in row.sources], "to": row.target.value, "who": row.who,
-         "events": [event.value for event in row.events], "meaning": row.meaning,
-         "outcome": row.outcome.value if row.outcome else None}
+        {"name": row.name, "from": list(row.sources), "to": row.target, "outcome": row.outcome, "who": row.who,
+         "events": list(row.events), "meaning": row.meaning}
         for row in TRANSITIONS
     ]  # fmt: skip
-    return {"states": [{"name": state.value, "meaning": told} for state, told in MEANINGS.items()], "transitions": rows}
-
-
-def _row(row: dict[str, Any]) -> tuple[str, ...]:
-    to = f"{row['to']} ({row['outcome']})" if row["outcome"] else row["to"]
-    return row["name"], ", ".join(row["from"]), to, row["who"], ", ".join(row["events"]), row["meaning"]
-
-
-def _print_jobs(queue: str, jobs: Iterable[Job], cursor: str | None) -> None:
-    head = ("id", "state", "priority", "claims", "failures", "cancels", "published", "why")
-    rows = (
-        (job.id, job.outcome or job.state, f"{job.priority:g}", str(job.claims), str(job.total_failures),
-         str(job.total_cancels), f"{job.published_at:%Y-%m-%d %H:%M:%S}", job.error.message if job.error else job.reason or "")
-        for job in jobs
-    )  # fmt: skip
-    _print_table(f"jobs of {queue}", head, rows)
-    if cursor:
-        print(f"more with --cursor {cursor}")
+    return {"states": [{"name": state, "meaning": told} for state, told in MEANINGS.items()], "transitions": rows}
 
 
 def _console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH  # a pipe has no width to fit in
+    width = None if stream.isatty() or "COLUMNS" in os.environ else 200  # a pipe has no width to fit in
     return Console(stderr=stderr, width=width, highlight=False)
 
 
-def _print_table(title: str, head: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+def _print_table(title: str, rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
     table = Table(title=Text(_printable(title)))
-    for place, name in enumerate(head):
-        table.add_column(name, no_wrap=place == 0, overflow="fold")
+    for place, name in enumerate(rows[0] if rows else ("none",)):
+        table.add_column(name.replace("_", " "), no_wrap=place == 0, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(_printable(cell)) for cell in row))
+        cells = (
+            ", ".join(cell) if isinstance(cell, list) else "" if cell is None else str(cell) for cell in row.values()
+        )
+        table.add_row(*(Text(_printable(cell)) for cell in cells))
     _console().print(table)
 
 
@@ -320,8 +289,6 @@ def _say(as_json: bool, value: dict[str, Any], text: str) -> None:
 
 
 def _print_json(value: Any) -> None:
-    from thoonk_jobs import codec
-
     print(codec.encode(value)[1:].decode())
 
 

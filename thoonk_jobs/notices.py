@@ -31,7 +31,7 @@ class Pause:
 
     def block(self) -> None:
         """Raises BrokerClosed if the broker was closed meanwhile."""
-        self.bell.rung.wait(self.timeout)
+        self.bell.rung.wait(None if self.timeout is None else min(self.timeout, threading.TIMEOUT_MAX))
         self.bell.notices.check_open()
 
 

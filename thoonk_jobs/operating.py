@@ -107,8 +107,8 @@ class Operating(QueueBase):
         the rest                         usual values of `publish`; max_payload in bytes.
         """
         given = {name: value for name, value in locals().items() if name != "self" and value is not None}
-        self.session.enter(self.keys)
         stored = {name: settings.stored(name, value) for name, value in given.items()}
+        self.session.enter(self.keys)
         self.session.wire.run(calls.configure(self.keys, stored))
 
     def delete(self) -> None:

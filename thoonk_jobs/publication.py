@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -90,15 +91,20 @@ def spec(
         raise InvalidArgument(f"delay={delay!r} and run_at={run_at!r} exclude each other; give one")
     return Spec(
         priority=None if priority is None else arguments.priority_number(priority),
-        delay=arguments.seconds(delay, "delay"),
+        delay=arguments.seconds(delay, "delay", ends=True),
         run_at=arguments.moment(run_at, "run_at"),
-        expires_in=arguments.seconds(expires_in, "expires_in", open_below=True),
+        expires_in=_deadline(expires_in),
         keep=arguments.seconds(keep, "keep"),
         max_attempts=None if max_attempts is None else attempts(max_attempts),
         key="" if key is None else keys.escape(arguments.text(key, "key")),
         home=home,
         backoff=backoff_text(backoff),
     )
+
+
+def _deadline(value: Any) -> float | None:
+    span = arguments.seconds(value, "expires_in", open_below=True)
+    return span if span is None or span <= arguments.LONGEST else math.inf
 
 
 def attempts(value: Any, name: str = "max_attempts") -> float:
@@ -117,7 +123,7 @@ def backoff_text(value: Any) -> str:
     steps = value if isinstance(value, list | tuple) else [value]
     if not steps:
         return NO_BACKOFF
-    return ",".join(f"{arguments.seconds(step, 'backoff'):g}" for step in steps)
+    return ",".join(repr(arguments.seconds(step, "backoff", ends=True)) for step in steps)
 
 
 def backoff_delay(text: str, failures: int) -> float:

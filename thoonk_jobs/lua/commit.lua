@@ -57,9 +57,11 @@ local function write_data()
   T.spread('ZADD', K.watchers, T.watchers, 2)
   local dropped = {}
   for id in pairs(T.gone) do
+    local job = T.jobs[id]
     dropped[#dropped + 1] = id
-    if T.jobs[id][REPORTED] == 1 then forget(K.reports, T.frame(id)) end
-    if T.jobs[id][WATCHED] == 1 then forget(K.watchers, T.frame(id)) end
+    if job[REPORTED] == 1 then forget(K.reports, T.frame(id)) end
+    if job[WATCHED] == 1 then forget(K.watchers, T.frame(id)) end
+    if job[STATE] == ABSENT then T.jobs[id] = false end
   end
   T.spread('HDEL', K.payload, dropped)
   T.spread('HDEL', K.result, dropped)

@@ -79,6 +79,10 @@ end
 
 local function publish(id, digest, spec, data)
   local job = T.jobs[id]
+  if job and job[BARE] == 1 and job[UNTIL] <= T.now then
+    T.move(id, 'purge')
+    T.gone[id] = nil -- nothing is left but the record, which the new job takes
+  end
   if job and job[STATE] ~= ABSENT then
     if job[DIGEST] ~= digest then return {'exists', job[STATE], ''} end
     T.watch(id, spec.home)
@@ -95,14 +99,14 @@ end
 
 local answers = {}
 local ids = T.items(3, 4)
+T.sweep()
+T.commit()
 for at, id in ipairs(ids) do
   local digest, raw, data = ARGV[4 * at], ARGV[4 * at + 1], ARGV[4 * at + 2]
   SPECS[raw] = SPECS[raw] or read_spec(raw)
   answers[at] = publish(id, digest, SPECS[raw], data)
 end
 T.release_freed()
-T.sweep()
-T.commit()
 for at, answer in ipairs(answers) do
   if type(answer) == 'string' then
     answers[at] = T.pack(T.jobs[answer])

@@ -1,0 +1,441 @@
+"""Every state against every row of the table, asked on real servers: the table itself says what must happen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import redis
+from conftest import Clock
+from desk import STATES, Desk, plain
+
+from thoonk_jobs import Broker, calls
+from thoonk_jobs.calls import Call
+from thoonk_jobs.errors import JobExists, JobNotFound, NotUnique, StaleClaim, ThoonkError, TransitionRefused
+from thoonk_jobs.machine import CODES, ROWS, TRANSITIONS, Outcome, State
+
+JOB, OTHER = "job", "other"
+NO_TOKEN = 12345
+NEVER = 1000.0
+"""Seconds that pass in no test: what is due then never moves."""
+
+
+@pytest.fixture
+def desk(broker: Broker, client: redis.Redis, namespace: str, clock: Clock) -> Iterator[Desk]:
+    yield Desk(broker.session.wire, clock, client, namespace)
+
+
+# How a job comes into each state. Every recipe answers the token of the job's last claim.
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A way into a state.
+
+    hidden  nothing of the job is kept for reading, though its record is there.
+    due     the retention of the job ends when the time of a request passes.
+    """
+
+    name: str
+    state: State
+    make: Callable[[Desk, dict[str, Any]], int | None]
+    hidden: bool = False
+
+
+def _published(desk: Desk, spec: dict[str, Any], **more: Any) -> None:
+    wanted = {"keep": 3600.0, "max_attempts": 5, "unique": "name", **spec, **more}
+    wanted.pop("lease", None)
+    desk.do(desk.publish(JOB, **wanted))
+
+
+def _taken(desk: Desk, spec: dict[str, Any], **more: Any) -> int:
+    _published(desk, spec, **more)
+    return desk.take(JOB, lease=spec.get("lease", NEVER))
+
+
+def _never(desk: Desk, spec: dict[str, Any]) -> None:
+    return None
+
+
+def _purged(desk: Desk, spec: dict[str, Any]) -> int:
+    token = _bare(desk, spec)
+    desk.clock.advance(60)
+    desk.settle()
+    return token
+
+
+def _delayed(desk: Desk, spec: dict[str, Any]) -> None:
+    _published(desk, spec, delay=spec.get("delay", NEVER))
+
+
+def _dated(desk: Desk, spec: dict[str, Any]) -> None:
+    _published(desk, spec, delay=None, run_at=desk.clock.now / 1000 + spec.get("delay", NEVER))
+
+
+def _now(spec: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in spec.items() if name != "delay"}
+
+
+def _deferred(desk: Desk, spec: dict[str, Any]) -> int:
+    token = _taken(desk, _now(spec))
+    desk.do(calls.cancel(desk.keys, JOB, token, "later", spec.get("delay", NEVER), counted=False))
+    return token
+
+
+def _held_by_queue(desk: Desk, spec: dict[str, Any]) -> None:
+    desk.do(desk.limit("q", 0))
+    _published(desk, _now(spec))
+
+
+def _held_by_key(desk: Desk, spec: dict[str, Any]) -> None:
+    desk.do(desk.limit("kblue", 0))
+    _published(desk, _now(spec), key="blue")
+
+
+def _parked(desk: Desk, spec: dict[str, Any]) -> None:
+    _published(desk, _now(spec), key="blue")
+    desk.do(desk.limit("kblue", 0))
+
+
+def _retried_and_held(desk: Desk, spec: dict[str, Any]) -> int:
+    token = _stalled_by_worker(desk, spec)
+    desk.do(desk.limit("q", 0))
+    desk.do(calls.operate(desk.keys, "retry", [JOB]))
+    return token
+
+
+def _fresh(desk: Desk, spec: dict[str, Any]) -> None:
+    _published(desk, _now(spec))
+
+
+def _given_back(desk: Desk, spec: dict[str, Any]) -> int:
+    token = _taken(desk, _now(spec))
+    desk.do(calls.cancel(desk.keys, JOB, token, "busy", 0, counted=False))
+    return token
+
+
+def _once_more(desk: Desk, spec: dict[str, Any]) -> int:
+    token = _finished(desk, {**_now(spec), "keep": 3600.0})
+    desk.do(calls.operate(desk.keys, "rerun", [JOB]))
+    return token
+
+
+def _claimed(desk: Desk, spec: dict[str, Any]) -> int:
+    return _taken(desk, _now(spec))
+
+
+def _claimed_again(desk: Desk, spec: dict[str, Any]) -> int:
+    _given_back(desk, spec)
+    return desk.take(JOB, lease=spec.get("lease", NEVER))
+
+
+def _stalled_by_worker(desk: Desk, spec: dict[str, Any]) -> int:
+    token = _taken(desk, _now(spec))
+    desk.do(calls.stall(desk.keys, JOB, "odd", token))
+    return token
+
+
+def _stalled_by_operator(desk: Desk, spec: dict[str, Any]) -> int:
+    token = _taken(desk, _now(spec))
+    desk.do(calls.stall(desk.keys, JOB, "odd"))
+    return token
+
+
+def _exhausted(desk: Desk, spec: dict[str, Any]) -> int:
+    token = _taken(desk, _now(spec), max_attempts=1)
+    desk.do(calls.fail(desk.keys, JOB, token, b'e"no"', final=False, delay=0))
+    return token
+
+
+def _finished(desk: Desk, spec: dict[str, Any]) -> int:
+    token = _taken(desk, _now(spec))
+    desk.do(calls.finish(desk.keys, JOB, token, b"j1"))
+    return token
+
+
+def _failed(desk: Desk, spec: dict[str, Any]) -> int:
+    token = _taken(desk, _now(spec))
+    desk.do(calls.fail(desk.keys, JOB, token, b'e"no"', final=True, delay=0))
+    return token
+
+
+def _retracted(desk: Desk, spec: dict[str, Any]) -> None:
+    _published(desk, spec)
+    desk.do(calls.operate(desk.keys, "retract", [JOB]))
+
+
+def _lapsed(desk: Desk, spec: dict[str, Any]) -> None:
+    _published(desk, spec, expires_in=5)
+    desk.clock.advance(5)
+    desk.settle()
+
+
+def _bare(desk: Desk, spec: dict[str, Any]) -> int:
+    return _finished(desk, {**spec, "keep": 0.0})
+
+
+RECIPES = (
+    Recipe("never published", State.ABSENT, _never),
+    Recipe("purged", State.ABSENT, _purged),
+    Recipe("delayed", State.SCHEDULED, _delayed),
+    Recipe("dated", State.SCHEDULED, _dated),
+    Recipe("deferred", State.SCHEDULED, _deferred),
+    Recipe("held by the queue", State.WAITING, _held_by_queue),
+    Recipe("held by its key", State.WAITING, _held_by_key),
+    Recipe("parked", State.WAITING, _parked),
+    Recipe("retried and held", State.WAITING, _retried_and_held),
+    Recipe("new", State.AVAILABLE, _fresh),
+    Recipe("given back", State.AVAILABLE, _given_back),
+    Recipe("run once more", State.AVAILABLE, _once_more),
+    Recipe("claimed", State.CLAIMED, _claimed),
+    Recipe("claimed again", State.CLAIMED, _claimed_again),
+    Recipe("stalled by its worker", State.STALLED, _stalled_by_worker),
+    Recipe("stalled by an operator", State.STALLED, _stalled_by_operator),
+    Recipe("exhausted", State.STALLED, _exhausted),
+    Recipe("finished", State.FINISHED, _finished),
+    Recipe("failed", State.FINISHED, _failed),
+    Recipe("retracted", State.FINISHED, _retracted),
+    Recipe("lapsed", State.FINISHED, _lapsed),
+    Recipe("bare", State.FINISHED, _bare, hidden=True),
+)
+
+
+# The requests that stand for each row.
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request that asks for a row, and for no other.
+
+    who      "claimant", who brings a token; "operator"; "publisher"; "anybody", who is never refused.
+    rows     those by which the same script knows a request that it answered before.
+    spec     how the job is published, so that this row is the one that is asked for.
+    prepare  what is set before the job is published.
+    ready    what happens once it is in its state: time passes, a limit fills up.
+    only     the states of the row that this request can start from; None for all.
+    """
+
+    row: str
+    call: Callable[[Desk, State, int], Call[Any]]
+    who: str = "anybody"
+    rows: tuple[str, ...] = ()
+    spec: dict[str, Any] = field(default_factory=dict)
+    prepare: Callable[[Desk], None] = lambda desk: None
+    ready: Callable[[Desk], None] = lambda desk: None
+    only: tuple[State, ...] | None = None
+    hidden_only: bool = False
+    way: str = ""
+
+    def may_move(self, recipe: Recipe) -> bool:
+        """Whether the table lets this request move a job that is where the recipe leaves it."""
+        if recipe.hidden and self.who == "operator":
+            return False
+        return recipe.state in (self.only or ROWS[self.row].sources) and recipe.hidden >= self.hidden_only
+
+
+def _pass(seconds: float) -> Callable[[Desk], None]:
+    return lambda desk: desk.clock.advance(seconds)
+
+
+def _settle(desk: Desk, state: State, token: int) -> Call[Any]:
+    return calls.settle(desk.keys)
+
+
+def _fill(desk: Desk) -> None:
+    """The limit of the queue is what runs at present, one of which is another job."""
+    desk.do(desk.publish("blocker"))
+    held = desk.contents()
+    desk.do(desk.limit("q", len(held.in_state(State.AVAILABLE, State.CLAIMED))))
+
+
+def _fill_and_pass(desk: Desk) -> None:
+    _fill(desk)
+    desk.clock.advance(11)
+
+
+def _hold(desk: Desk, state: State, token: int) -> Call[Any]:
+    """What would make the job available."""
+    if state is State.ABSENT:
+        return desk.publish(JOB)
+    if state is State.SCHEDULED:
+        return calls.settle(desk.keys)
+    return calls.operate(desk.keys, "rerun" if state is State.FINISHED else "retry", [JOB])
+
+
+def _lift(desk: Desk, state: State, token: int) -> Call[Any]:
+    limits = desk.contents()["limits"]
+    return desk.limit(next(iter(limits)).decode() if limits else "q", None)
+
+
+def _fail(*, final: bool = False, delay: float = 0) -> Callable[[Desk, State, int], Call[Any]]:
+    return lambda desk, state, token: calls.fail(desk.keys, JOB, token, b'e"no"', final=final, delay=delay)
+
+
+def _cancel(*, delay: float = 0) -> Callable[[Desk, State, int], Call[Any]]:
+    return lambda desk, state, token: calls.cancel(desk.keys, JOB, token, "why", delay)
+
+
+def _operate(verb: str) -> Callable[[Desk, State, int], Call[Any]]:
+    return lambda desk, state, token: calls.operate(desk.keys, verb, [JOB])
+
+
+FAIL = ("fail", "reattempt", "reattempt_later", "exhaust")
+CANCEL = ("cancel", "defer", "exhaust")
+
+REQUESTS = (
+    Request("publish", lambda desk, *_: desk.publish(JOB, "newer"), "publisher"),
+    Request("schedule", lambda desk, *_: desk.publish(JOB, "newer", delay=10), "publisher"),
+    Request("hold", _hold, "operator", rows=("retry", "rerun"), spec={"delay": 10}, ready=_fill_and_pass),
+    Request("park", lambda desk, *_: desk.limit("q", 0)),
+    Request("postpone", lambda desk, *_: desk.publish(OTHER, "newer", unique="name", conflict=2, delay=7), "replacer"),
+    Request("postpone", lambda desk, *_: desk.publish(OTHER, "newer", unique="name", conflict=2), "replacer", way="now"),
+    Request("promote", _settle, spec={"delay": 10}, ready=_pass(10)),
+    Request("promote", lambda desk, *_: desk.claim(0), spec={"delay": 10}, ready=_pass(10), way="by a claim"),
+    Request("release", _lift),
+    Request("claim", lambda desk, *_: desk.claim()),
+    Request("finish", lambda desk, state, token: calls.finish(desk.keys, JOB, token, b"j2"), "claimant", ("finish",)),
+    Request("fail", _fail(final=True), "claimant", FAIL),
+    Request("reattempt", _fail(), "claimant", FAIL),
+    Request("reattempt_later", _fail(delay=9), "claimant", FAIL),
+    Request("exhaust", _fail(delay=9), "claimant", FAIL, spec={"max_attempts": 1}, way="by failing"),
+    Request("exhaust", _cancel(), "claimant", CANCEL, prepare=lambda desk: desk.set(max_cancels="1"), way="by cancelling"),
+    Request("exhaust", _settle, spec={"lease": 9}, prepare=lambda desk: desk.set(max_lost="1"), ready=_pass(9),
+            way="by losing"),
+    Request("cancel", _cancel(), "claimant", CANCEL),
+    Request("defer", _cancel(delay=9), "claimant", CANCEL),
+    Request("expire", _settle, spec={"lease": 9}, ready=_pass(9)),
+    Request("expire", lambda desk, *_: desk.claim(0), spec={"lease": 9}, ready=_pass(9), way="by a claim"),
+    Request("stall", lambda desk, state, token: calls.stall(desk.keys, JOB, "odd", token), "claimant", ("stall",),
+            only=(State.CLAIMED,), way="by its worker"),
+    Request("stall", lambda desk, *_: calls.stall(desk.keys, JOB, "odd"), "operator", ("stall",), way="by an operator"),
+    Request("retry", _operate("retry"), "operator", ("retry",)),
+    Request("rerun", _operate("rerun"), "operator", ("rerun",)),
+    Request("lapse", _settle, spec={"expires_in": 50}, ready=_pass(50)),
+    Request("retract", _operate("retract"), "operator", ("retract",)),
+    Request("purge", _settle, ready=_pass(60), hidden_only=True),
+)  # fmt: skip
+
+
+def _name(each: Recipe | Request) -> str:
+    return f"{each.name} ({each.state})" if isinstance(each, Recipe) else f"{each.row} {each.way}".strip()
+
+
+def test_the_matrix_has_every_state_and_every_row():
+    assert {recipe.state for recipe in RECIPES} == set(State)
+    assert {request.row for request in REQUESTS} == set(ROWS)
+    assert len(TRANSITIONS) == len(ROWS)
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=_name)
+@pytest.mark.parametrize("recipe", RECIPES, ids=_name)
+def test_a_row_moves_a_job_from_its_states_and_from_no_other(desk: Desk, recipe: Recipe, request_: Request):
+    token = _arrange(desk, recipe, request_)
+    call = request_.call(desk, recipe.state, token)
+    before = desk.audit()
+    via = before.jobs[JOB.encode()].via if JOB.encode() in before.jobs else 0
+
+    answer = desk.ask(call)
+
+    after = desk.audit()
+    if request_.may_move(recipe):
+        assert not isinstance(answer, ThoonkError), answer
+        _assert_moved(before, after, request_.row, recipe.state)
+    elif via in {CODES[row] for row in request_.rows}:
+        assert not isinstance(answer, ThoonkError), f"the same request was answered before: {answer}"
+        assert after == before
+    else:
+        _assert_refused(answer, recipe, request_)
+        if request_.who == "anybody":
+            assert [row for row in after.rows_of(JOB) if row not in before.rows_of(JOB)] == []
+            assert after["record"].get(JOB.encode()) == before["record"].get(JOB.encode())
+        elif not isinstance(answer, ThoonkError):
+            assert after["record"].get(JOB.encode()) == before["record"].get(JOB.encode())
+        else:
+            assert after == before
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=_name)
+@pytest.mark.parametrize("recipe", RECIPES, ids=_name)
+def test_the_same_request_again_is_answered_as_the_first_and_changes_nothing(
+    desk: Desk, recipe: Recipe, request_: Request
+):
+    call = request_.call(desk, recipe.state, _arrange(desk, recipe, request_))
+    answer, before = desk.ask(call), desk.contents()
+
+    again = desk.ask(call)
+
+    assert plain(again) == plain(answer)
+    assert desk.contents() == before
+
+
+CLAIMANTS = [request for request in REQUESTS if request.who == "claimant"]
+
+
+@pytest.mark.parametrize("request_", CLAIMANTS, ids=_name)
+@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if recipe.state is not State.ABSENT], ids=_name)
+def test_a_token_that_does_not_fit_changes_nothing_in_any_state(desk: Desk, recipe: Recipe, request_: Request):
+    token = _arrange(desk, recipe, request_)
+    before = desk.contents()
+
+    for wrong in (token - 1, token + 1, NO_TOKEN, "", "x"):
+        answer = desk.ask(request_.call(desk, recipe.state, wrong))
+        if wrong != "" or request_.row != "stall":  # there, no token means an operator
+            assert type(answer) is StaleClaim
+            assert answer.state is recipe.state
+            assert desk.contents() == before
+
+
+def _arrange(desk: Desk, recipe: Recipe, request_: Request) -> int:
+    """Brings the job into the state in which the request meets it; its token, or one that never was."""
+    request_.prepare(desk)
+    token = recipe.make(desk, request_.spec)
+    request_.ready(desk)
+    assert desk.state(JOB) is recipe.state
+    return token or NO_TOKEN
+
+
+def _assert_moved(before: Any, after: Any, name: str, was: State) -> None:
+    row, job = ROWS[name], after.jobs.get(JOB.encode())
+    assert (STATES[job.state] if job else State.ABSENT) is row.target
+    assert after.rows_of(JOB) == [*before.rows_of(JOB), name]
+    if job is None:
+        return
+    if row.outcome:
+        assert job.outcome == list(Outcome).index(row.outcome) + 1
+    if name == "hold":
+        stands_for = {State.ABSENT: "publish", State.STALLED: "retry", State.FINISHED: "rerun"}.get(was)
+        assert job.via == (CODES[stands_for] if stands_for else before.jobs[JOB.encode()].via)
+    else:
+        assert job.via == (before.jobs[JOB.encode()].via if row.silent else row.code)
+
+
+def _assert_refused(answer: Any, recipe: Recipe, request_: Request) -> None:
+    """Refused with the error that is right for who asked; who settles, claims or sets a limit is never refused."""
+    if request_.who == "anybody" or (request_.who == "replacer" and recipe.state in (State.ABSENT, State.FINISHED)):
+        assert not isinstance(answer, ThoonkError), answer
+        return
+    if request_.row == "hold" and recipe.state is State.SCHEDULED:
+        assert not isinstance(answer, ThoonkError), answer
+        return
+    assert type(answer) is _refusal(recipe, request_)
+    assert answer.state is (State.ABSENT if type(answer) is JobNotFound else recipe.state)
+    assert answer.job_id == JOB
+
+
+def _refusal(recipe: Recipe, request_: Request) -> type[TransitionRefused]:
+    if request_.who == "publisher":
+        return JobExists
+    if request_.who == "replacer":
+        return NotUnique
+    if recipe.state is State.ABSENT or (recipe.hidden and request_.who == "operator"):
+        return JobNotFound
+    if request_.who == "claimant" and recipe.name in STALE:
+        return StaleClaim
+    return TransitionRefused
+
+
+STALE = ("delayed", "dated", "held by the queue", "held by its key", "parked", "new", "stalled by an operator",
+         "retracted", "lapsed")  # fmt: skip
+"""The recipes after which no token fits: never claimed, or the claim was ended by another hand."""
