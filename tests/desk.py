@@ -9,7 +9,7 @@ import redis
 from audit import Contents, check_audit, contents
 
 from thoonk_jobs import calls
-from thoonk_jobs.calls import Call, Taken
+from thoonk_jobs.calls import Call
 from thoonk_jobs.codec import pack
 from thoonk_jobs.drive import Wire
 from thoonk_jobs.errors import ThoonkError
@@ -24,12 +24,26 @@ WORKER = "w@host:1"
 
 
 class Desk:
-    def __init__(self, wire: Wire, clock: Any, client: redis.Redis, namespace: str, queue: str = "letters") -> None:
+    """now: the time that scripts are given, in ms; starts at the server's and stands still until it is passed."""
+
+    def __init__(self, wire: Wire, client: redis.Redis, namespace: str, queue: str = "letters") -> None:
+        seconds, micros = client.time()
+        self.now = int(seconds) * 1000 + int(micros) // 1000
         self.wire = wire
-        self.clock = clock
+        self.wire.clock = lambda: self.now
         self.client = client
         self.keys = QueueKeys.of(namespace, queue)
         self._tickets = 0
+
+    def twin(self, queue: str) -> Desk:
+        """Another queue, at the same time."""
+        twin = Desk(self.wire, self.client, self.keys.namespace, queue)
+        twin.now = self.now
+        self.wire.clock = lambda: self.now
+        return twin
+
+    def advance(self, seconds: float) -> None:
+        self.now += round(seconds * 1000)
 
     # What to send.
 
@@ -97,6 +111,3 @@ def plain(answer: Any) -> Any:
     if isinstance(answer, calls.Look):
         return [(taken.id, taken.token, taken.stored) for taken in answer.taken]
     return answer
-
-
-__all__ = ["STATES", "WORKER", "Desk", "Taken", "plain"]

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from thoonk_jobs import Broker, EmbeddedServer, Job
 
 REFUSED, USAGE, NO_SERVER = 1, 2, 69
-RETRY_FOR = 2.0
 SHOWN = ("id", "state", "outcome", "priority", "claims", "total_failures", "total_cancels", "published_at")
 FIELDS = (
     *SHOWN, "queue", "failures", "cancels", "lost", "key", "reason", "worker", "due_at", "claimed_at", "finished_at",
@@ -206,7 +205,7 @@ def server_status(directory: Directory = None, as_json: AsJson = False) -> None:
 def _broker(url: str | None, namespace: str) -> Broker:
     from thoonk_jobs import Broker
 
-    return Broker(url, namespace=namespace, retry_for=RETRY_FOR)
+    return Broker(url, namespace=namespace, retry_for=2.0)
 
 
 def _embedded(directory: Path | None) -> EmbeddedServer:

@@ -22,6 +22,7 @@ SHARED = ("lib", "places", "move", "commit", "limits", "watching", "retention", 
 _ALWAYS = ("lib", "places", "move", "commit")
 _ROW = re.compile(r"-- (\w+): ([\w, ]+) -> (\w+)")
 _HEADER = re.compile(r"-- (with|flags|args|replies): (.*)")
+_MORE = re.compile(r"-- (.*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +60,17 @@ def _read(name: str) -> str:
 
 
 def _compose(name: str) -> Script:
-    body, rows, header = _read(name), [], {"with": "", "flags": "", "args": "none", "replies": ""}
+    body, rows, last = _read(name), [], ""
+    header = {"with": "", "flags": "", "args": "none", "replies": ""}
     for line in body.splitlines():
         if found := _HEADER.fullmatch(line):
-            header[found[1]] = found[2]
+            last = found[1]
+            header[last] = found[2]
         elif found := _ROW.fullmatch(line):
             rows.append(_parse_row(found[1], found[2], found[3], f"{name}.lua"))
-        elif not line.startswith("--"):
+        elif found := _MORE.fullmatch(line):
+            header[last] += " " + found[1]
+        else:
             break
     shared = (*_ALWAYS, *(part for part in SHARED if part in header["with"].split(", ")))
     keys = ", ".join(f"{key} = KEYS[{place}]" for place, (key, *_) in enumerate(LAYOUT, 1))

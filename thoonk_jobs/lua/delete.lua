@@ -6,5 +6,8 @@ local live = 0
 for _, key in ipairs({'scheduled', 'dated', 'waiting', 'parked', 'available', 'claimed', 'stalled'}) do
   live = live + redis.call('ZCARD', K[key])
 end
-if live == 0 then redis.call('UNLINK', unpack(KEYS)) end
+if live == 0 then
+  T.wake() -- those who wait register anew
+  redis.call('UNLINK', unpack(KEYS))
+end
 return live

@@ -33,6 +33,7 @@ do
   T.wall = math.floor(T.micros / 1000)
   T.now = T.wall + (tonumber(meta[4]) or 0)
   T.paused = meta[5] == '1'
+  T.new_queue = not meta[1]
   T.begin()
 end
 

@@ -6,7 +6,8 @@
 -- purge: finished -> absent
 -- with: limits, retention, watching
 -- args: (id, digest, spec, data)*
--- replies: the record; or {id, record} of the holder of the unique name; or {why, state, detail}
+-- replies: 1 where the queue held nothing, to be entered in the list of queues; then of each item the record; or
+-- {id, record} of the holder of its unique name; or {why, state, detail}
 
 local SPECS = {}
 
@@ -97,14 +98,14 @@ local function publish(id, digest, spec, data)
   return id
 end
 
-local answers = {}
+local answers = {T.new_queue and 1 or 0}
 local ids = T.items(3, 4)
 T.sweep()
 T.commit()
 for at, id in ipairs(ids) do
   local digest, raw, data = ARGV[4 * at], ARGV[4 * at + 1], ARGV[4 * at + 2]
   SPECS[raw] = SPECS[raw] or read_spec(raw)
-  answers[at] = publish(id, digest, SPECS[raw], data)
+  answers[at + 1] = publish(id, digest, SPECS[raw], data)
 end
 T.release_freed()
 for at, answer in ipairs(answers) do
