@@ -76,16 +76,26 @@ class Look(NamedTuple):
     taken: list[Taken]
 
 
+class Published(NamedTuple):
+    """The answer to a publish.
+
+    new_queue  the queue held nothing before: it is to be entered in the list of queues.
+    answers    of each job, the id and record that it has now, or why it was refused.
+    """
+
+    new_queue: bool
+    answers: list[tuple[str, Stored] | errors.ThoonkError]
+
+
 Refusals = list[errors.ThoonkError | None]
 
 
-def publish(
-    keys: QueueKeys, publications: Sequence[Publication]
-) -> Call[list[tuple[str, Stored] | errors.ThoonkError]]:
-    """Publishes up to AT_ONCE jobs; of each, the id and record that it has now, or why it was refused."""
+def publish(keys: QueueKeys, publications: Sequence[Publication]) -> Call[Published]:
+    """Publishes up to AT_ONCE jobs."""
 
-    def read(reply: list[Any]) -> list[tuple[str, Stored] | errors.ThoonkError]:
-        return [_published(keys, asked, answer) for asked, answer in zip(publications, reply, strict=True)]
+    def read(reply: list[Any]) -> Published:
+        answers = [_published(keys, asked, answer) for asked, answer in zip(publications, reply[1:], strict=True)]
+        return Published(bool(reply[0]), answers)
 
     args = tuple(arg for job in publications for arg in (job.id, job.digest, job.spec, job.body))
     return Call(SCRIPTS["publish"], keys, args, read, tuple(job.id for job in publications))

@@ -62,7 +62,7 @@ class Operating(QueueBase):
         states = tuple(calls.INDEXES) if state is None else (_state(state),)
         if State.ABSENT in states:
             return Page([], None)
-        flow = flows.jobs_page(self.keys, states, limit, _read_cursor(cursor))
+        flow = flows.jobs_page(self.keys, states, limit, _read_cursor(cursor, states))
         found, then = self.session.wire.follow(flow)
         jobs = [Job(self, id, stored) for id, stored in found]
         return Page(jobs, then and urlsafe_b64encode(b"\0".join((then[0].encode(), *then[1:]))).decode())
@@ -124,14 +124,14 @@ def _state(state: State | str) -> State:
         raise InvalidArgument(f"state={state!r} is none; give one of {', '.join(State)}") from None
 
 
-def _read_cursor(cursor: str | None) -> tuple[str, bytes, bytes] | None:
+def _read_cursor(cursor: str | None, states: tuple[State, ...]) -> tuple[str, bytes, bytes] | None:
     if cursor is None:
         return None
     try:
         index, score, member = urlsafe_b64decode(cursor.encode()).split(b"\0", 2)
         float(score)
-        if index.decode() not in {name for names in calls.INDEXES.values() for name in names}:
+        if index.decode() not in {name for state in states for name in calls.INDEXES[state]}:
             raise ValueError(index)
     except ValueError:
-        raise InvalidArgument(f"cursor={cursor!r} is none; give the cursor of the page before") from None
+        raise InvalidArgument(f"cursor={cursor!r} is none; give the cursor of a page of the same states") from None
     return index.decode(), score, member

@@ -90,7 +90,10 @@ class Publishing(QueueBase):
         answers: list[Job | ThoonkError] = []
         try:
             for part in flows.in_parts(prepared, lambda publication: len(publication.body)):
-                for answer in session.wire.run(calls.publish(self.keys, part)):
+                published = session.wire.run(calls.publish(self.keys, part))
+                if published.new_queue:  # new, or deleted or flushed since this process entered it
+                    session.enter(self.keys, again=True)
+                for answer in published.answers:
                     waiting = expected.get(len(answers))
                     if isinstance(answer, ThoonkError):
                         answers.append(answer)

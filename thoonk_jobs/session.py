@@ -42,9 +42,9 @@ class Session:
             self._lanes.name = f"{self.process}.{next(self._lane_numbers)}"
         return str(self._lanes.name)
 
-    def enter(self, keys: QueueKeys) -> None:
-        """Enters a queue in the list of queues, once."""
-        if keys.base not in self._entered:
+    def enter(self, keys: QueueKeys, *, again: bool = False) -> None:
+        """Enters a queue in the list of queues, once, or again."""
+        if again or keys.base not in self._entered:
             for command in calls.enter(keys):
                 self.wire.run(command)
             self._entered.add(keys.base)

@@ -108,7 +108,8 @@ for at, id in ipairs(ids) do
   answers[at + 1] = publish(id, digest, SPECS[raw], data)
 end
 T.release_freed()
-for at, answer in ipairs(answers) do
+for at = 2, #answers do
+  local answer = answers[at]
   if type(answer) == 'string' then
     answers[at] = T.pack(T.jobs[answer])
   elseif #answer == 1 then
