@@ -5,7 +5,7 @@ PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check
 # -P: the tests are to meet the package as installed, not the source beside them.
 PYTEST := .venv/bin/python -P -m pytest
 # With the directories, whose time changes when a file is removed.
-SOURCES := pyproject.toml LICENSE $(shell find thoonk_jobs -name __pycache__ -prune -o -print)
+SOURCES := pyproject.toml README.md LICENSE $(shell find thoonk_jobs -name __pycache__ -prune -o -print)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check check-static lint docs docs-fresh fmt slow clean

@@ -56,7 +56,7 @@ class QueueBase:
             self._max_payload = self.settings()["max_payload"]
         if len(encoded) > self._max_payload:
             raise PayloadError(
-                f"cannot send {name}: {len(encoded)} bytes are over the queue's max_payload of {self._max_payload:g}; "
+                f"cannot send {name}: {len(encoded)} bytes are over the queue's max_payload of {self._max_payload:.0f}; "
                 "send a reference to it, or raise max_payload with configure")  # fmt: skip
 
     def release_claim(self, claim: Claim) -> None:
