@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from thoonk_jobs import Broker, Claim, Job
+from thoonk_jobs import Broker, Claim, Job, State
 
 GIVEN_UP_AFTER = 3
 ADDRESSES = {"ann": "ann@example.com", "bob": None}
@@ -34,7 +34,7 @@ def handle(claim: Claim) -> None:
 
 
 def finished(job: Job) -> None:
-    print(f"{job.data['to']}: {job.result}, after {job.cancels} cancel")
+    print(f"{job.data['to']}: {job.outcome}, {job.result}")
 
 
 def stalled(job: Job) -> None:
@@ -48,4 +48,5 @@ with Broker() as broker:
     while claim := letters.get(timeout=0):
         handle(claim)
     broker.join()  # each is finished or stalled, and was told
-    letters.delete()
+    letters.retract_all(State.STALLED)  # nobody will mend that line
+    broker.join()

@@ -15,7 +15,7 @@ from thoonk_jobs.machine import CODES, LIVE, ROWS, SLOTTED, State
 
 STATES = tuple(State)
 STATE_INDEXES = (
-    "scheduled", "dated", "waiting", "parked", "available", "claimed", "stalled", "finished", "bare", "expiring",
+    "scheduled", "dated", "waiting", "parked", "available", "claimed", "stalled", "finished", "unheard", "bare", "expiring",
     "keyed",
 )  # fmt: skip
 REPORT_ROWS = ("progress", "log", "emit")
@@ -32,11 +32,6 @@ class Contents:
 
     def __getitem__(self, name: str) -> Any:
         return self.found[name]
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Contents) and (self.found, self.unknown) == (other.found, other.unknown)
-
-    __hash__ = None  # type: ignore[assignment]
 
     def in_state(self, *states: State) -> list[bytes]:
         return [id for id, job in self.jobs.items() if STATES[job.state] in states]
@@ -72,6 +67,14 @@ def contents(client: redis.Redis, namespace: str, queue: str) -> Contents:
     known = {key.encode() for key in keys.keys}
     named = {name: value for (name, *_), value in zip(LAYOUT, found, strict=True)}
     return Contents(named, sorted(key.decode() for key in present if key not in known))
+
+
+def changed(before: Contents, after: Contents) -> list[str]:
+    """The keys that differ, with what they had and have."""
+    names = [name for name, *_ in LAYOUT if before[name] != after[name]]
+    return [f"{name}: {before[name]} -> {after[name]}" for name in names] + sorted(
+        set(before.unknown) ^ set(after.unknown)
+    )
 
 
 def audit(client: redis.Redis, namespace: str, queue: str, over: Collection[str] = ()) -> list[str]:
@@ -153,7 +156,7 @@ def _places(id: bytes, job: Any) -> Iterator[tuple[str, float, bytes]]:
     elif state is State.AVAILABLE:
         yield "available", urgency, line
     elif state is State.FINISHED:
-        yield "bare" if job.bare else "finished", job.until, id
+        yield "bare" if job.bare else "unheard" if job.unheard else "finished", job.until, id
     else:
         yield state.value, job.until, id
     if job.expires and state in LIVE and state is not State.STALLED:
@@ -233,7 +236,7 @@ def _limits(found: Contents, over: Collection[str]) -> Iterator[str]:
     for id in found.in_state(State.WAITING):
         key = found.jobs[id].key.decode()
         if room("") > 0 and (not key or room(key) > 0):
-            yield f"{id!r} waits (held {found.jobs[id].held}) while the queue has room {room('')} and its key {key!r} too"
+            yield f"{id!r} waits (held {found.jobs[id].held}) while the queue and its key {key!r} have room"
 
 
 def _log(found: Contents) -> Iterator[str]:

@@ -67,12 +67,15 @@ class Desk:
     def ask(self, call: Call[Any]) -> Any:
         """The answer; of a call with one item, the item's, an error as a value."""
         answer = self.wire.run(call)
+        if isinstance(answer, calls.Published):
+            answer = answer.answers
         return answer[0] if isinstance(answer, list) and len(answer) == 1 else answer
 
     def do(self, call: Call[Any]) -> Any:
         """The answer, which is no refusal."""
         answer = self.ask(call)
-        refusals = [each for each in (answer if isinstance(answer, list) else [answer]) if isinstance(each, ThoonkError)]
+        answers = answer if isinstance(answer, list) else [answer]
+        refusals = [each for each in answers if isinstance(each, ThoonkError)]
         assert not refusals, refusals
         return answer
 

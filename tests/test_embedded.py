@@ -109,7 +109,7 @@ def script(server: EmbeddedServer) -> Iterator[Script]:
 
 
 def last_line(text: str) -> str:
-    return text.strip().splitlines()[-1]
+    return ["", *text.strip().splitlines()][-1]
 
 
 def fake_binary(monkeypatch: pytest.MonkeyPatch, path: Path, text: str) -> None:
@@ -397,7 +397,10 @@ def test_a_directory_of_somebody_else_is_refused(short, monkeypatch):
 def test_no_tcp_port_is_open(server):
     client, pid = client_of(server), pid_of(server)
 
-    own = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()}
+    own = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            own.add(os.readlink(link))
     tcp = [line.split()[9] for family in ("tcp", "tcp6") for line in Path(f"/proc/{pid}/net/{family}").read_text()
            .splitlines()[1:]]  # fmt: skip
 
@@ -456,30 +459,26 @@ say("never said")
     assert server.start()
 
 
-@needs_proc
 def test_forks_made_while_it_starts_do_not_keep_a_dead_server_alive(script):
     code = """
-import threading
-done, forks = threading.Event(), []
+import threading, time
+end, mine = os.pipe()
 def fork():
-    while not done.is_set():
-        if (pid := os.fork()) == 0:
-            signal.pause()
-        forks.append(pid)
-thread = threading.Thread(target=fork); thread.start()
-for _ in range(3):
-    server.start(timeout=20)
-    os.kill(server.status().pid, 9)
-    while server.status().running and len(forks) < 2000: pass
-    if server.status().running: say("ghost"); break
-done.set(); thread.join()
-say("forks", len(forks))
-for pid in forks: os.kill(pid, 9)
+    for _ in range(30):
+        if os.fork() == 0:
+            os.close(mine); os.read(end, 1); os._exit(0)  # lives until this process ends, however it does
+for _ in range(5):
+    thread = threading.Thread(target=fork); thread.start()
+    server.start(timeout=20); thread.join()
+    os.kill(server.status().pid, signal.SIGKILL)
+    deadline = time.monotonic() + 5
+    while server.status().running:
+        if time.monotonic() > deadline: sys.exit("a ghost")
+say("all gone")
 """
     output, errors = script(code).communicate(timeout=60)
 
-    assert re.fullmatch(r"forks [1-9]\d*", last_line(output)), output + errors
-    assert "ghost" not in output
+    assert last_line(output) == "all gone", errors
 
 
 def test_a_fork_of_the_starter_may_use_stop_and_start_it(server, script):

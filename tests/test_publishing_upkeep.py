@@ -81,7 +81,7 @@ def test_a_setting_that_is_left_out_stays(queue, elsewhere):
     assert queue.settings() == {**CHANGED, "keep": INF, "max_attempts": INF}
 
 
-@pytest.mark.parametrize("setting", ["max_lost", "max_cancels", "keep_last", "keep_stalled", "expires_in", "max_payload"])
+@pytest.mark.parametrize("setting", ["max_lost", "max_cancels", "keep_last", "keep_stalled", "max_payload"])
 def test_inf_lifts_a_bound(queue, setting):
     queue.configure(**CHANGED)
 
@@ -230,8 +230,9 @@ def test_a_publisher_hears_that_its_job_was_withdrawn_by_a_delete(broker, queue,
 # Names
 
 NAMES = [
-    "a", "a}", "{a}", "{a", "}{", "a*", "a?", "[ab]", "*", "a\r\nb", "a\nb", "\r\n", "a\0b", "\0", "a:b", "a%00b", "a%2Ab",
-    " ", "a b", "/", "..", "a:meta", "A", "ä", "a\u0308", "\N{PILE OF POO}", "\N{PILE OF POO}" * 200, "x" * 200, "x" * 199,
+    "a", "a}", "{a}", "{a", "}{", "a*", "a?", "[ab]", "*", "a\r\nb", "a\nb", "\r\n", "a\0b", "\0", "a:b", "a%00b",
+    "a%2Ab", " ", "a b", "/", "..", "a:meta", "A", "ä", "a\u0308", "\N{PILE OF POO}", "\N{PILE OF POO}" * 200,
+    "x" * 200, "x" * 199,
 ]  # fmt: skip
 
 
@@ -287,9 +288,7 @@ def fill(queue: Queue, state: State, n: int) -> list[str]:
         queue.publish("ahead", id="ahead")
     delay = 60 if state is State.SCHEDULED else None
     ids = [f"l{at:03}" for at in range(n)]
-    queue.publish_many(Publish(id, id=id, priority="front" if at % 2 else 5) for at, id in enumerate(ids)) if not delay else [
-        queue.publish(id, id=id, delay=delay) for id in ids
-    ]
+    queue.publish_many(Publish(id, id=id, delay=delay, priority=["front", 5][at % 2]) for at, id in enumerate(ids))
     if state not in (State.WAITING, State.AVAILABLE, State.SCHEDULED):
         for claim in queue.get_many(n, timeout=0, renew=False):
             {State.STALLED: claim.stall, State.FINISHED: claim.finish}.get(state, claim.renew)()
@@ -370,7 +369,7 @@ def test_absent_jobs_are_an_empty_page(queue):
     assert (queue.jobs("absent").jobs, queue.jobs("absent").cursor) == ([], None)
 
 
-@pytest.mark.parametrize("options", [{"limit": 0}, {"limit": True}, {"state": "asleep"}, {"cursor": "x"}, {"cursor": "é"}])
+@pytest.mark.parametrize("options", [{"limit": 0}, {"limit": True}, {"state": "asleep"}, {"cursor": "é"}])
 def test_what_cannot_be_listed_is_refused(queue, options):
     with pytest.raises(InvalidArgument):
         queue.jobs(**options)

@@ -130,18 +130,30 @@ class CallbackThread:
             self._thread.join(5)
 
     def _run(self) -> None:
-        while (item := self._news.get()) is not None:
+        while (items := self._gather()) is not None:
+            for keys, ids, stalled in items:
+                for at in range(0, len(ids), AT_ONCE):
+                    try:
+                        self._tell(keys, ids[at : at + AT_ONCE], stalled)
+                    except BrokerClosed:
+                        return
+                    except ThoonkError as error:
+                        log.warning("callbacks_delayed", queue=keys.queue, error=str(error))
+                        self._wire.closed.wait(1)
+                        self._news.put((keys, ids[at:], stalled))
+                        break
+
+    def _gather(self) -> list[tuple[QueueKeys, list[str], bool]] | None:
+        """Waits for news, then takes what there is, so that one read answers for many; None at the end."""
+        news: dict[tuple[QueueKeys, bool], dict[str, None]] = {}
+        item = self._news.get()
+        while item is not None:
             keys, ids, stalled = item
-            for at in range(0, len(ids), AT_ONCE):
-                try:
-                    self._tell(keys, ids[at : at + AT_ONCE], stalled)
-                except BrokerClosed:
-                    return
-                except ThoonkError as error:
-                    log.warning("callbacks_delayed", queue=keys.queue, error=str(error))
-                    self._wire.closed.wait(1)
-                    self._news.put((keys, ids[at:], stalled))
-                    break
+            news.setdefault((keys, stalled), {}).update(dict.fromkeys(ids))
+            if self._news.empty() or len(news[keys, stalled]) >= AT_ONCE:
+                return [(keys, list(ids), stalled) for (keys, stalled), ids in news.items()]
+            item = self._news.get()
+        return None
 
     def _tell(self, keys: QueueKeys, ids: list[str], stalled: bool) -> None:
         """Reads these jobs once, calls back, and says which ends were heard."""

@@ -28,7 +28,7 @@ INDEXES = {
     State.AVAILABLE: ("available",),
     State.CLAIMED: ("claimed",),
     State.STALLED: ("stalled",),
-    State.FINISHED: ("finished",),
+    State.FINISHED: ("finished", "unheard"),
 }
 _ORDERED_MEMBERS = ("waiting", "parked", "available")
 

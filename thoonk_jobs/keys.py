@@ -28,6 +28,7 @@ LAYOUT = (
     ("claimed", "zset", "end of lease -> id"),
     ("stalled", "zset", "since when -> id"),
     ("finished", "zset", "end of keep -> id"),
+    ("unheard", "zset", "finished, a process still waits for it: until when it is kept for that -> id"),
     ("bare", "zset", "time of purge -> id; finished, data dropped"),
     ("expiring", "zset", "end of expires_in -> id"),
     ("keyed", "zset", "by text: key, class (r holds a slot, s scheduled, w parked), order of parked ones, id"),

@@ -23,6 +23,7 @@ HEAD = (
     ("held", "B", "waiting only: 1 held by the queue's limit, 2 by the key's"),
     ("watched", "B", "1: processes besides home wait for the end (key watchers)"),
     ("reported", "B", "1: has progress, log lines or emitted events (key reports)"),
+    ("unheard", "B", "1: finished, and a process still waits for it"),
     ("bare", "B", "1: finished, data dropped; only answers repeated requests"),
     ("passing", "B", "1: the unique name is given up at the claim, 0: at the end"),
     ("priority", "d", "higher first; +inf is the front"),

@@ -10,6 +10,6 @@ return {
   count(K.available),
   count(K.claimed),
   count(K.stalled),
-  redis.call('ZCOUNT', K.finished, string.format('(%.0f', T.now), '+inf'),
+  redis.call('ZCOUNT', K.finished, string.format('(%.0f', T.now), '+inf') + count(K.unheard),
   T.paused and 1 or 0,
 }

@@ -29,15 +29,15 @@ end
 -- A finished job without its data: the record answers repeated requests for a while.
 function T.strip(id, job)
   T.touch(id)
-  job[BARE], job[UNTIL] = 1, T.now + RECORD_KEPT
+  job[BARE], job[UNHEARD], job[UNTIL] = 1, 0, T.now + RECORD_KEPT
   T.gone[id] = true
 end
 
 local function retain(id, job)
   local keep = job[KEEP] * 1000
-  if T.watched(id, job) then keep = math.max(keep, WAITED) end
-  job[UNTIL] = T.now + keep
-  if keep <= 0 then T.strip(id, job) end
+  job[BARE], job[UNHEARD] = 0, T.watched(id, job) and 1 or 0
+  job[UNTIL] = T.now + (job[UNHEARD] == 1 and math.max(keep, WAITED) or keep)
+  if job[UNTIL] <= T.now then T.strip(id, job) end
 end
 
 -- The slots of running jobs that a key holds, '' being the whole queue; counted once, then kept by the moves.

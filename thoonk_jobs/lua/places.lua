@@ -5,7 +5,9 @@ function T.place(id, job)
   local state = job[STATE]
   if state == AVAILABLE then return K.available, -job[PRIORITY], struct.pack('>d', job[ORDER]) .. id end
   if state == CLAIMED then return K.claimed, job[UNTIL], id end
-  if state == FINISHED then return job[BARE] == 1 and K.bare or K.finished, job[UNTIL], id end
+  if state == FINISHED then
+    return job[BARE] == 1 and K.bare or job[UNHEARD] == 1 and K.unheard or K.finished, job[UNTIL], id
+  end
   if state == SCHEDULED then return job[DATED] == 1 and K.dated or K.scheduled, job[UNTIL], id end
   if state == STALLED then return K.stalled, job[UNTIL], id end
   if state == WAITING then

@@ -4,15 +4,14 @@ function T.due(index, at)
   return redis.call('ZRANGEBYSCORE', index, '-inf', string.format('%.0f', at), 'LIMIT', 0, 500)
 end
 
--- The finished jobs beyond keep_last lose their data, the one whose keep ends first before the others.
+-- The finished jobs beyond keep_last lose their data, the one whose keep ends first before the others; those that a
+-- process still waits for are not among them.
 function T.trim_finished()
   local over = redis.call('ZCARD', K.finished) - T.number_setting('keep_last', 10000)
   if over <= 0 then return end
   local ids = redis.call('ZRANGE', K.finished, 0, math.min(over, 500) - 1)
   T.load(ids)
-  for _, id in ipairs(ids) do
-    if T.jobs[id] and T.jobs[id][STATE] == FINISHED and not T.watched(id, T.jobs[id]) then T.strip(id, T.jobs[id]) end
-  end
+  for _, id in ipairs(ids) do T.strip(id, T.jobs[id]) end
 end
 
 -- The oldest stalled jobs beyond keep_stalled are retracted.
@@ -28,16 +27,18 @@ end
 
 -- Drops the data of what was kept long enough, and the records of what nobody may repeat; true if there may be more.
 function T.forget_finished(at)
-  local stale, gone = T.due(K.finished, at), T.due(K.bare, at)
-  T.load(stale)
+  local over, unheard, gone = T.due(K.finished, at), T.due(K.unheard, at), T.due(K.bare, at)
+  for _, ids in ipairs({over, unheard}) do
+    T.load(ids)
+    for _, id in ipairs(ids) do
+      if T.jobs[id][STATE] == FINISHED and T.jobs[id][BARE] == 0 then T.strip(id, T.jobs[id]) end
+    end
+  end
   T.load(gone)
-  for _, id in ipairs(stale) do
-    if T.jobs[id] and T.jobs[id][STATE] == FINISHED and T.jobs[id][BARE] == 0 then T.strip(id, T.jobs[id]) end
-  end
   for _, id in ipairs(gone) do
-    if T.jobs[id] and T.jobs[id][STATE] == FINISHED and T.jobs[id][BARE] == 1 then T.move(id, 'purge') end
+    if T.jobs[id][STATE] == FINISHED and T.jobs[id][BARE] == 1 then T.move(id, 'purge') end
   end
-  return #stale == 500 or #gone == 500
+  return math.max(#over, #unheard, #gone) == 500
 end
 
 -- Along with another request: only when a second's worth has gathered, so that one entry of the log carries many.

@@ -18,16 +18,15 @@ end
 -- One process waits no more; a finished job that nobody waits for is kept just as long as it asked to be.
 function T.unwatch(id, process)
   local job = T.jobs[id]
-  local kept = job[KEEP] * 1000
-  local stays = job[STATE] ~= FINISHED or job[BARE] == 1 or kept >= WAITED or not T.watched(id, job)
-  if job[HOME] == process then
-    T.touch(id)
-    job[HOME] = ''
-  elseif job[WATCHED] == 0 or redis.call('ZREM', K.watchers, T.frame(id) .. process) == 0 then
-    return
-  end
-  if stays or T.watched(id, job) then return end
   T.touch(id)
-  job[UNTIL] = job[UNTIL] - WAITED + kept
+  if job[HOME] == process then
+    job[HOME] = ''
+  elseif job[WATCHED] == 1 then
+    redis.call('ZREM', K.watchers, T.frame(id) .. process)
+  end
+  if job[UNHEARD] == 0 or T.watched(id, job) then return end
+  local keep = job[KEEP] * 1000
+  job[UNHEARD] = 0
+  if keep < WAITED then job[UNTIL] = job[UNTIL] - WAITED + keep end
   if job[UNTIL] <= T.now then T.strip(id, job) end
 end

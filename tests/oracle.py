@@ -1,0 +1,345 @@
+"""A queue in plain Python: what every answer and every job must be. Its moves go through the `transitions` model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from transitions import MachineError
+
+from thoonk_jobs import machine
+from thoonk_jobs.errors import JobExists, JobNotFound, NotUnique, StaleClaim, TransitionRefused
+from thoonk_jobs.machine import ROWS, SLOTTED, Outcome, State
+from thoonk_jobs.record import RECORD_KEPT
+
+INF = float("inf")
+OK = None
+"""The answer to what was done, or was done before."""
+
+
+@dataclass
+class Job:
+    """What the server must know of a job. state is kept by the `transitions` model."""
+
+    id: str
+    data: str
+    order: float
+    priority: float = 0.0
+    keep: float = 3600.0
+    max_attempts: int = 1
+    key: str = ""
+    unique: str = ""
+    passing: bool = False
+    expires: float = INF
+    until: float = 0
+    dated: bool = False
+    state: str = "absent"
+    via: str = ""
+    outcome: Outcome | None = None
+    bare: bool = False
+    token: int = 0
+    result: bytes | None = None
+    claims: int = 0
+    failures: int = 0
+    cancels: int = 0
+    lost: int = 0
+    total_failures: int = 0
+    total_cancels: int = 0
+
+    @property
+    def urgency(self) -> tuple[float, float]:
+        return -self.priority, self.order
+
+
+@dataclass
+class Oracle:
+    """now: ms. limits: field -> number. hidden, waiting and available jobs under a limit are told by `adopt`."""
+
+    now: int
+    max_lost: int = 3
+    max_cancels: float = INF
+    seq: int = 0
+    token: int = 0
+    paused: bool = False
+    jobs: dict[str, Job] = field(default_factory=dict)
+    limits: dict[str, int] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._machine = machine.model()
+
+    # Moves.
+
+    def move(self, job: Job, row: str) -> None:
+        """Raises MachineError where the table has no such move."""
+        was = State(job.state)
+        job.trigger(row)  # type: ignore[attr-defined]
+        edge, now = ROWS[row], State(job.state)
+        if not edge.silent:
+            job.via = row
+        if now in machine.LIVE and was not in machine.LIVE and job.unique:
+            self.names[job.unique] = job.id
+        if now not in machine.LIVE and was in machine.LIVE:
+            self._give_up_name(job)
+        if now is State.FINISHED:
+            job.outcome = edge.outcome
+            job.until = self.now + job.keep * 1000
+            if job.keep <= 0:
+                self._strip(job)
+        elif now is State.STALLED:
+            job.until = self.now
+        elif now is State.ABSENT:
+            del self.jobs[job.id]
+
+    def _give_up_name(self, job: Job) -> None:
+        if job.unique:
+            del self.names[job.unique]
+
+    def _strip(self, job: Job) -> None:
+        job.bare, job.until, job.result = True, self.now + RECORD_KEPT, None
+
+    def place(self, front: bool = False) -> float:
+        self.seq += 1
+        return 2**52 + (-self.seq if front else self.seq)
+
+    def draw(self) -> int:
+        self.token = max(self.token + 1, self.now * 1000)
+        return self.token
+
+    def adopt(self, id: str, state: str) -> None:
+        """Under limits the server chooses which of those that could run wait: between these two states only."""
+        job = self.jobs[id]
+        assert {job.state, state} == {State.WAITING.value, State.AVAILABLE.value}, f"{id} is {state}, not {job.state}"
+        assert self.limits or state == State.AVAILABLE, f"{id} waits, and no limit is set"
+        self.move(job, "release" if state == State.AVAILABLE else "park")
+
+    # What is asked.
+
+    def publish(self, id: str, data: str, **spec: Any) -> Any:
+        self._sweep()
+        job = self.jobs.get(id)
+        if job and job.bare and job.until <= self.now:
+            self.move(job, "purge")
+        elif job:
+            return id if job.data == data else JobExists
+        holder = self.names.get(spec.get("unique", ""))
+        if holder:
+            return self._meet(self.jobs[holder], data, spec)
+        self._new(id, data, **spec)
+        return id
+
+    def _meet(self, holder: Job, data: str, spec: dict[str, Any]) -> Any:
+        if spec["conflict"] == 2 and State(holder.state) in ROWS["postpone"].sources:
+            holder.until, holder.dated = self.now + spec.get("delay", 0) * 1000, False
+            holder.data = data
+            self.move(holder, "postpone")
+        elif spec["conflict"] != 1:
+            return NotUnique
+        return holder.id
+
+    def _new(self, id: str, data: str, **spec: Any) -> None:
+        priority, delay, ends = spec.get("priority", 0.0), spec.get("delay", 0), spec.get("expires_in")
+        chosen = {name: spec[name] for name in ("keep", "max_attempts", "key", "unique", "passing") if name in spec}
+        job = Job(id, data, self.place(priority == INF), priority, **chosen)
+        if ends is not None:
+            job.expires = self.now + ends * 1000
+        self._machine.add_model(job, initial=State.ABSENT.value)
+        self.jobs[id] = job
+        if delay:
+            job.until = self.now + delay * 1000
+        self.move(job, "schedule" if delay else "publish")
+
+    def claim(self, most: int, lease: float) -> list[tuple[str, int]]:
+        """What is taken: ids with their tokens."""
+        self.settle()
+        free = [] if self.paused else sorted(self._in(State.AVAILABLE), key=lambda job: job.urgency)
+        for job in free[:most]:
+            self.move(job, "claim")
+            job.token, job.until, job.claims = self.draw(), self.now + lease * 1000, job.claims + 1
+            if job.passing and job.unique:
+                self._give_up_name(job)
+                job.unique = ""
+        return [(job.id, job.token) for job in free[:most]]
+
+    def finish(self, id: str, token: int, result: bytes) -> Any:
+        def done(job: Job) -> None:
+            self.move(job, "finish")
+            if not job.bare and (result or job.total_failures):
+                job.result = result
+
+        answer = self._claimant(id, token, ("finish",), done)
+        self._sweep()
+        return answer
+
+    def fail(self, id: str, token: int, *, final: bool, delay: float) -> Any:
+        def failed(job: Job) -> None:
+            job.failures += 1
+            job.total_failures += 1
+            if final:
+                self.move(job, "fail")
+            elif job.max_attempts and job.failures >= job.max_attempts:
+                self.move(job, "exhaust")
+            else:
+                self._back(job, delay, "reattempt", "reattempt_later")
+            job.result = None if job.bare else b"e"
+
+        return self._claimant(id, token, ("fail", "reattempt", "reattempt_later", "exhaust"), failed)
+
+    def cancel(self, id: str, token: int, *, delay: float, counted: bool) -> Any:
+        def cancelled(job: Job) -> None:
+            job.cancels += counted
+            job.total_cancels += counted
+            if counted and job.cancels >= self.max_cancels:
+                self.move(job, "exhaust")
+            else:
+                self._back(job, delay, "cancel", "defer")
+
+        return self._claimant(id, token, ("cancel", "defer", "exhaust"), cancelled)
+
+    def _back(self, job: Job, delay: float, now: str, later: str) -> None:
+        if delay:
+            job.until, job.dated = self.now + delay * 1000, False
+            self.move(job, later)
+        else:
+            job.order = self.place()
+            self.move(job, now)
+
+    def stall(self, id: str, token: int | None) -> Any:
+        if token is not None:
+            return self._claimant(id, token, ("stall",), lambda job: self.move(job, "stall"))
+
+        def aside(job: Job) -> None:
+            self._dispossess(job)
+            self.move(job, "stall")
+
+        return self._operator(id, "stall", aside)
+
+    def renew(self, id: str, token: int, lease: float) -> Any:
+        def renewed(job: Job) -> None:
+            job.until = self.now + lease * 1000
+
+        return self._claimant(id, token, (), renewed)
+
+    def retract(self, id: str) -> Any:
+        def withdrawn(job: Job) -> None:
+            self._dispossess(job)
+            self.move(job, "retract")
+
+        return self._operator(id, "retract", withdrawn)
+
+    def retry(self, id: str) -> Any:
+        def again(job: Job) -> None:
+            self._anew(job)
+            if job.expires <= self.now:
+                job.expires = INF
+            self.move(job, "retry")
+
+        return self._operator(id, "retry", again)
+
+    def rerun(self, id: str) -> Any:
+        job = self.jobs.get(id)
+        taken = job is not None and job.unique in self.names
+
+        def again(job: Job) -> None:
+            self._anew(job)
+            job.outcome, job.expires, job.result = None, INF, b""
+            self.move(job, "rerun")
+
+        return self._operator(id, "rerun", again, refusal=NotUnique if taken else None)
+
+    def _anew(self, job: Job) -> None:
+        job.failures = job.cancels = job.lost = 0
+        job.order = self.place()
+
+    def _claimant(self, id: str, token: int, rows: tuple[str, ...], act: Callable[[Job], None]) -> Any:
+        """The holder may act; who was, hears what he was told; anybody else is refused."""
+        job = self.jobs.get(id)
+        if job is None:
+            return JobNotFound
+        if job.token != token:
+            return StaleClaim
+        if job.state == State.CLAIMED:
+            return act(job)
+        return OK if job.via in rows else TransitionRefused
+
+    def _operator(self, id: str, row: str, act: Callable[[Job], None], refusal: Any = None) -> Any:
+        job = self.jobs.get(id)
+        if job is None:
+            return JobNotFound
+        if row in machine.allowed(State(job.state)) and not self.hidden(job):
+            return refusal or act(job)
+        if job.via == row:
+            return OK
+        return JobNotFound if self.hidden(job) else TransitionRefused
+
+    # Time.
+
+    def settle(self) -> None:
+        for job in self._due(*ROWS["lapse"].sources, when=lambda job: job.expires):
+            self._dispossess(job)
+            self.move(job, "lapse")
+        for job in self._due(State.CLAIMED):
+            self._dispossess(job)
+            job.lost += 1
+            self.move(job, "exhaust" if job.lost >= self.max_lost else "expire")
+        for job in sorted(self._due(State.SCHEDULED), key=lambda job: job.dated):
+            job.order, job.until = self.place(job.priority == INF), 0
+            self.move(job, "promote")
+        self._forget()
+
+    def _sweep(self) -> None:
+        """Along with a publish or a finish, once something is over by more than a second."""
+        if any(job.bare and job.until <= self.now - 1000 for job in self.jobs.values()):
+            self._forget()
+
+    def _forget(self) -> None:
+        for job in self._due(State.FINISHED):
+            if job.bare:
+                self.move(job, "purge")
+            else:
+                self._strip(job)
+
+    def _due(self, *states: State, when: Callable[[Job], float] = lambda job: job.until) -> list[Job]:
+        return sorted(
+            (job for job in self._in(*states) if when(job) <= self.now), key=lambda job: (when(job), job.id.encode())
+        )
+
+    def _dispossess(self, job: Job) -> None:
+        if job.state == State.CLAIMED:
+            job.token = self.draw()
+
+    # Questions.
+
+    def _in(self, *states: State) -> list[Job]:
+        return [job for job in self.jobs.values() if job.state in states]
+
+    def hidden(self, job: Job) -> bool:
+        return job.state == State.FINISHED and (job.bare or job.until <= self.now)
+
+    def readable(self, id: str) -> Job | None:
+        job = self.jobs.get(id)
+        return None if job is None or self.hidden(job) else job
+
+    def counts(self) -> dict[State, int]:
+        shown = [State(job.state) for job in self.jobs.values() if not self.hidden(job)]
+        return {state: shown.count(state) for state in State}
+
+    def over(self) -> list[str]:
+        """The limits below what runs now."""
+        held = [job.key for job in self._in(*SLOTTED)]
+        return [
+            field
+            for field, allowed in self.limits.items()
+            if (len(held) if field == "q" else held.count(field[1:])) > allowed
+        ]
+
+    def next_due(self) -> float | None:
+        """Seconds until time alone moves something."""
+        moments: Iterable[float] = [job.until for job in self._in(State.CLAIMED, State.SCHEDULED)]
+        deadlines = [job.expires for job in self._in(*ROWS["lapse"].sources) if job.expires < INF]
+        soonest = min([*moments, *deadlines], default=None)
+        return None if soonest is None else max(0.0, soonest - self.now) / 1000
+
+
+__all__ = ["INF", "OK", "Job", "MachineError", "Oracle"]

@@ -1,0 +1,423 @@
+"""What a publisher hears: each end once, each report in order, whatever is lost on the way."""
+
+from __future__ import annotations
+
+import logging
+import queue as queues
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from thoonk_jobs import Broker, Claim, Job, JobExists, JobFailed, JobNotFound, Outcome, Queue, State
+
+SOON = 20.0
+
+
+@pytest.fixture
+def elsewhere(url: str, namespace: str) -> Iterator[Queue]:
+    """The same queue, as another process has it."""
+    with Broker(url, namespace=namespace) as broker:
+        yield broker.queue("letters")
+
+
+def taken(queue: Queue) -> Claim:
+    claim = queue.get(timeout=0)
+    assert claim is not None
+    return claim
+
+
+def in_thread(act: Callable[[], Any]) -> queues.SimpleQueue[Any]:
+    """Runs it on a thread of its own; what it returned or raised is put into the queue."""
+    answer: queues.SimpleQueue[Any] = queues.SimpleQueue()
+
+    def run() -> None:
+        try:
+            answer.put(act())
+        except Exception as error:
+            answer.put(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return answer
+
+
+def until(condition: Callable[[], object], seconds: float = SOON) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)
+
+
+class Heard:
+    """What callbacks were called with, and how often for each job."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+        self.news: queues.SimpleQueue[Job] = queues.SimpleQueue()
+
+    def __call__(self, job: Job) -> None:
+        self.jobs.append(job)
+        self.news.put(job)
+
+    @property
+    def times(self) -> Counter[str]:
+        return Counter(job.id for job in self.jobs)
+
+    def once_each(self, ids: list[str]) -> bool:
+        return self.times == Counter(dict.fromkeys(ids, 1))
+
+
+@pytest.fixture
+def heard() -> Heard:
+    return Heard()
+
+
+def settled(broker: Broker) -> None:
+    """Returns when every callback that is due by now was called: they run one at a time, in order."""
+    mark = threading.Event()
+    queue = broker.queue("mark")
+    queue.publish("mark", on_finish=lambda job: mark.set())
+    queue.get().finish()
+    assert mark.wait(SOON)
+
+
+# One call for every end
+
+
+def end(how: str, queue: Queue, clock: Any) -> None:
+    if how == "expired":
+        clock.advance(11)
+        assert queue.get(timeout=0) is None
+    elif how == "retracted":
+        queue.retract("l1")
+    elif how == "error":
+        taken(queue).fail("torn", final=True)
+    else:
+        taken(queue).finish("sent")
+
+
+@pytest.mark.parametrize("outcome", list(Outcome))
+def test_on_finish_is_called_once_for_every_outcome(broker, queue, elsewhere, clock, heard, outcome):
+    elsewhere._broker._clock = clock
+    queue.publish("letter", id="l1", expires_in=10, on_finish=heard)
+
+    end(outcome, elsewhere, clock)
+    broker.join(timeout=SOON)
+    settled(broker)
+
+    [job] = heard.jobs
+    assert (job.id, job.queue, job.data, job.state, job.outcome) == ("l1", "letters", "letter", State.FINISHED, outcome)
+    assert job.result == ("sent" if outcome == "success" else None)
+    assert (job.error.message if job.error else None) == ("torn" if outcome == "error" else None)
+
+
+@pytest.mark.parametrize("result", [0, False, "", [], {}, b"", None, 0.0, "\0", b"\xff\0", "ü"])
+def test_a_result_is_delivered_as_it_was_given(broker, queue, heard, result):
+    job = queue.publish("letter", on_finish=heard)
+
+    taken(queue).finish(result)
+    broker.join(timeout=SOON)
+
+    for value in (heard.jobs[0].result, job.value(timeout=SOON)):
+        assert (value, type(value)) == (result, type(result))
+
+
+@pytest.mark.parametrize("keep", [None, 0])
+def test_publishing_an_id_that_is_finished_already_calls_back_once(broker, queue, elsewhere, heard, keep):
+    elsewhere.publish("letter", id="l1", keep=keep)
+    taken(elsewhere).finish("sent")
+
+    queue.publish("letter", id="l1", on_finish=heard)
+    broker.join(timeout=SOON)
+    settled(broker)
+
+    assert [(job.id, job.outcome, job.data) for job in heard.jobs] == [("l1", Outcome.SUCCESS, "letter")]
+    assert heard.jobs[0].result == (None if keep == 0 else "sent")
+
+
+def test_each_publish_of_one_id_has_its_own_call_in_every_process(broker, queue, elsewhere):
+    hears = [Heard(), Heard(), Heard()]
+    for hear, there in zip(hears, (queue, queue, elsewhere), strict=True):
+        there.publish("letter", id="l1", on_finish=hear)
+
+    taken(queue).finish()
+    broker.join(timeout=SOON)
+    elsewhere._broker.join(timeout=SOON)
+
+    assert [len(hear.jobs) for hear in hears] == [1, 1, 1]
+
+
+def test_the_callback_of_a_publish_that_was_refused_is_not_called(broker, queue, heard):
+    queue.publish("letter", id="l1")
+    with pytest.raises(JobExists):
+        queue.publish("another", id="l1", on_finish=heard)
+
+    taken(queue).finish()
+    broker.join(timeout=SOON)
+    settled(broker)
+
+    assert heard.jobs == []
+
+
+def test_a_rerun_calls_no_plain_callback(broker, queue, heard):
+    queue.publish("letter", id="l1", on_finish=heard)
+    taken(queue).finish("first")
+    broker.join(timeout=SOON)
+
+    queue.rerun("l1")
+    taken(queue).finish("second")
+    settled(broker)
+
+    assert [job.result for job in heard.jobs] == ["first"]
+
+
+def test_a_wait_that_timed_out_does_not_silence_the_callback_of_its_process(broker, queue, elsewhere, heard):
+    job = queue.publish("letter", on_finish=heard)
+    with pytest.raises(TimeoutError):
+        job.wait(timeout=0.05)
+
+    taken(elsewhere).finish("sent")
+
+    assert heard.news.get(timeout=SOON / 4).result == "sent"
+
+
+def test_a_wait_that_timed_out_does_not_silence_another_wait_of_its_process(queue, elsewhere, client):
+    job = queue.publish("letter")
+    value = in_thread(job.value)
+    until(
+        lambda: job.refresh() and client.hget(f"{queue.keys.base}:record", job.id).count(queue.session.process.encode())
+    )
+    with pytest.raises(TimeoutError):
+        job.wait(timeout=0.05)
+
+    taken(elsewhere).finish("sent")
+
+    assert value.get(timeout=SOON / 4) == "sent"
+
+
+@pytest.mark.parametrize("keep", [0, 3600])
+def test_a_callback_and_a_wait_of_one_process_both_get_the_result(broker, queue, elsewhere, heard, keep):
+    busy, go = threading.Event(), threading.Event()
+    queue.publish("first", on_finish=lambda job: (busy.set(), go.wait(SOON)))
+    job = queue.publish("letter", keep=keep, on_finish=heard)
+    value = in_thread(job.value)
+    taken(elsewhere).finish()
+    assert busy.wait(SOON)
+
+    taken(elsewhere).finish("sent")
+    assert value.get(timeout=SOON) == "sent"
+    go.set()
+    broker.join(timeout=SOON)
+
+    assert [(job.state, job.result) for job in heard.jobs] == [(State.FINISHED, "sent")]
+
+
+# Callbacks that do things
+
+
+def test_a_callback_may_wait_for_another_job(broker, queue, elsewhere):
+    other = queue.publish("other")
+    values: queues.SimpleQueue[Any] = queues.SimpleQueue()
+    queue.publish("letter", on_finish=lambda job: values.put(other.value(timeout=SOON)), priority=1)
+    taken(elsewhere).finish()
+
+    taken(elsewhere).finish("sent")
+
+    assert values.get(timeout=SOON) == "sent"
+
+
+def test_a_callback_may_publish_with_a_callback(broker, queue, heard):
+    queue.publish("first", on_finish=lambda job: queue.publish("second", on_finish=heard))
+    taken(queue).finish()
+
+    queue.get(timeout=SOON).finish("sent")
+
+    assert heard.news.get(timeout=SOON).result == "sent"
+
+
+def test_a_callback_may_close_the_broker(url, namespace):
+    closed = threading.Event()
+    closing = Broker(url, namespace=namespace)
+    queue = closing.queue("letters")
+    queue.publish("letter", on_finish=lambda job: (closing.close(), closed.set()))
+
+    taken(queue).finish()
+
+    assert closed.wait(SOON)
+
+
+@pytest.mark.parametrize("error", [ValueError("torn"), SystemExit(1)], ids=repr)
+def test_a_callback_that_raises_is_logged_and_the_others_go_on(broker, queue, heard, caplog, error):
+    def broken(job: Job) -> None:
+        raise error
+
+    queue.publish("first", on_finish=broken)
+    queue.publish("second", on_finish=heard)
+
+    with caplog.at_level(logging.ERROR, logger="thoonk_jobs"):
+        for claim in queue.get_many(2):
+            claim.finish()
+        heard.news.get(timeout=SOON / 4)
+
+    [record] = caplog.records
+    assert "callback_failed" in record.getMessage()
+    assert repr(error).split("(")[0] in record.getMessage()
+
+
+# Stalls and reports
+
+
+def test_each_stall_is_told_once_and_the_finish_after_it(broker, queue, heard):
+    stalls = Heard()
+    job = queue.publish("letter", on_stall=stalls, on_finish=heard)
+    for reason in ("first", "second"):
+        taken(queue).stall(reason)
+        assert stalls.news.get(timeout=SOON).reason == reason
+        queue.retry(job.id)
+
+    taken(queue).finish("sent")
+    broker.join(timeout=SOON)
+
+    assert (len(stalls.jobs), [job.result for job in heard.jobs]) == (2, ["sent"])
+
+
+def test_a_last_failure_is_told_as_a_stall_with_its_error(queue):
+    stalls = Heard()
+    queue.publish("letter", on_stall=stalls)
+
+    taken(queue).fail("torn")
+
+    assert stalls.news.get(timeout=SOON).error.message == "torn"
+
+
+def test_join_tells_no_stall_again(broker, queue, heard):
+    stalls = Heard()
+    queue.publish("letter", on_stall=stalls, on_finish=heard)
+    taken(queue).stall()
+    stalls.news.get(timeout=SOON)
+
+    for _ in range(3):
+        broker.join(timeout=SOON)
+    settled(broker)
+
+    assert (len(stalls.jobs), heard.jobs) == (1, [])
+
+
+def test_a_stall_that_is_seen_before_its_notice_is_told_once(broker, queue):
+    stalls, busy, go = Heard(), threading.Event(), threading.Event()
+    queue.publish("first", on_finish=lambda job: (busy.set(), go.wait(SOON)))
+    queue.publish("letter", on_stall=stalls, on_progress=lambda job, progress: None)
+    first, claim = queue.get_many(2)
+    first.finish()
+    assert busy.wait(SOON)
+    claim.set_progress(1)
+
+    claim.stall("no address")
+    go.set()
+    settled(broker)
+
+    assert len(stalls.jobs) == 1
+
+
+def test_every_report_is_told_in_order_and_before_the_finish(broker, queue, elsewhere):
+    told: list[Any] = []
+    job = queue.publish(
+        "letter",
+        on_progress=lambda job, progress: told.append((progress.value, progress.percent, progress.message)),
+        on_finish=lambda job: told.append(job.result),
+    )
+    claim = taken(elsewhere)
+
+    for n in range(100):
+        claim.set_progress(n, 50, f"step {n}")
+    claim.finish("sent")
+    broker.join(timeout=SOON)
+
+    assert told == [*((n, min(2.0 * n, 100), f"step {n}") for n in range(100)), "sent"]
+    assert job.refresh().progress.value == 99
+
+
+# Waiting
+
+
+def test_wait_answers_a_finished_or_a_stalled_job(queue, elsewhere):
+    job = queue.publish("letter")
+    answers = [in_thread(lambda: job.wait(timeout=SOON).state), in_thread(lambda: job.value(timeout=SOON))]
+
+    taken(elsewhere).stall("no address")
+
+    assert answers[0].get(timeout=SOON) is State.STALLED
+    failed = answers[1].get(timeout=SOON)
+    assert isinstance(failed, JobFailed)
+    assert failed.job.state is State.STALLED
+    assert "no address" in str(failed)
+
+
+@pytest.mark.parametrize(("verb", "args"), [("fail", ("torn",)), ("retract", ())])
+def test_value_raises_for_an_end_without_a_result(queue, verb, args):
+    job = queue.publish("letter")
+    claim = taken(queue)
+    claim.fail(*args, final=True) if verb == "fail" else queue.retract(job.id)
+
+    with pytest.raises(JobFailed) as failed:
+        job.value(timeout=SOON)
+
+    assert failed.value.job.outcome is (Outcome.ERROR if verb == "fail" else Outcome.RETRACTED)
+
+
+def test_wait_raises_when_the_time_is_over(queue):
+    job = queue.publish("letter")
+    began = time.monotonic()
+
+    with pytest.raises(TimeoutError):
+        job.wait(timeout=0.2)
+
+    assert 0.2 <= time.monotonic() - began < 2
+    with pytest.raises(TimeoutError):
+        job.value(timeout=0)
+
+
+def test_wait_raises_when_the_queue_is_deleted_meanwhile(queue, elsewhere, client):
+    job = queue.publish("letter")
+    answer = in_thread(job.wait)
+    until(lambda: client.hget(f"{queue.keys.base}:record", job.id).count(queue.session.process.encode()))
+
+    elsewhere.delete()
+
+    error_or_job = answer.get(timeout=SOON)
+    assert isinstance(error_or_job, JobNotFound) or error_or_job.outcome is Outcome.RETRACTED
+    with pytest.raises(JobNotFound):
+        job.wait(timeout=SOON)
+
+
+def test_join_waits_for_every_on_finish_to_have_been_called(broker, queue, elsewhere, heard):
+    def slow(job: Job) -> None:
+        elsewhere.counts()
+        heard(job)
+
+    jobs = [queue.publish(n, on_finish=slow) for n in range(20)]
+    with pytest.raises(TimeoutError):
+        broker.join(timeout=0.1)
+    for claim in elsewhere.get_many(20):
+        claim.finish()
+
+    broker.join(timeout=SOON)
+
+    assert heard.once_each([job.id for job in jobs])
+
+
+@pytest.mark.parametrize("wait", [SOON, None])
+def test_close_with_a_wait_hears_first(url, namespace, queue, heard, wait):
+    closing = Broker(url, namespace=namespace)
+    closing.queue("letters").publish("letter", on_finish=heard)
+    closed = in_thread(lambda: closing.close(wait=wait))
+    with pytest.raises(queues.Empty):
+        closed.get(timeout=0.1)
+
+    taken(queue).finish("sent")
+
+    assert closed.get(timeout=SOON) is None
+    assert [job.result for job in heard.jobs] == ["sent"]

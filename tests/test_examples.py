@@ -1,0 +1,92 @@
+"""Every example runs as its reader would run it, and prints what it promises."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from thoonk_jobs import Broker, EmbeddedServer
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+PRINTED = {
+    "hello": """\
+ann -> hello, ann
+bob -> hello, bob
+cleo -> hello, cleo
+the worker leaves
+""",
+    "many": """\
+published 1000
+sum of the roots 499500.0
+a good one 2.0
+a bad one error no root of a negative number
+""",
+    "priorities_and_delay": """\
+scheduled: 1 available: 5
+inf: the house is on fire
+10: post the letter
+5.5: buy bread
+0: water the plants
+-10: sort the photos
+20: later: call back
+""",
+    "progress": """\
+ 33 % printed cover
+ 67 % printed letters
+100 % printed index
+done: {'pages': 3}
+""",
+    "retry_stalled": """\
+stalled after 2 failures: KeyError: 'pear'
+retried: it is available, with 0 failures
+finished: 21, 2 failures in all
+""",
+    "worker_loop": """\
+ann: success, sent to ann@example.com
+bob: set aside, line to bob was busy 3 times
+bob: retracted, None
+""",
+}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A THOONK_HOME of the examples; they leave its server running, as they would leave the user's."""
+    folder = tmp_path_factory.mktemp("home")
+    yield folder
+    EmbeddedServer(folder).stop()
+
+
+def run(name, **environment):
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("THOONK_")}
+    return subprocess.run(
+        [sys.executable, EXAMPLES / f"{name}.py"], env=clean | environment, capture_output=True, text=True, timeout=30
+    )
+
+
+def test_each_example_is_tested():
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == set(PRINTED)
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_an_example_has_20_to_55_lines(name):
+    assert 20 <= len((EXAMPLES / f"{name}.py").read_text().splitlines()) <= 55
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_an_example_prints_what_it_promises_and_leaves_no_live_job(name, home):
+    for _ in range(2):  # nothing that the first run left behind changes the second
+        ran = run(name, THOONK_HOME=str(home))
+
+        assert (ran.stdout, ran.stderr, ran.returncode) == (PRINTED[name], "", 0)
+        with Broker(f"embedded:{home}") as broker:
+            assert [broker.queue(queue).ids() for queue in broker.queues()] == [[] for _ in broker.queues()]
+
+
+def test_an_example_runs_on_the_server_of_thoonk_url(url, tmp_path):
+    ran = run("hello", THOONK_URL=url, THOONK_HOME=str(tmp_path))
+
+    assert (ran.stdout, ran.returncode) == (PRINTED["hello"], 0)
+    assert list(tmp_path.iterdir()) == []
