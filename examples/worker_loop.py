@@ -9,28 +9,26 @@ ADDRESSES = {"ann": "ann@example.com", "bob": None}
 line_is_busy = {"ann": 1, "bob": 100}
 
 
-class LineBusy(Exception):
-    """May work in a moment."""
-
-
 def send(letter: dict[str, str]) -> str:
     """Stands for work on a bad line."""
     name = letter["to"]
     if line_is_busy[name] > 0:
         line_is_busy[name] -= 1
-        raise LineBusy(name)
+        raise ConnectionError(name)
     return f"sent to {ADDRESSES[name]}"
 
 
 def handle(claim: Claim) -> None:
     """One job: exactly one verb ends the claim."""
     try:
-        claim.finish(send(claim.data))
-    except LineBusy as error:
+        sent = send(claim.data)
+    except ConnectionError as error:  # may work in a moment
         if claim.cancels + 1 < GIVEN_UP_AFTER:
             claim.cancel(f"line to {error} is busy")  # back to its queue, for anybody
         else:
             claim.stall(f"line to {error} was busy {GIVEN_UP_AFTER} times")
+    else:
+        claim.finish(sent)
 
 
 def finished(job: Job) -> None:

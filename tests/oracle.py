@@ -40,6 +40,7 @@ class Job:
     bare: bool = False
     token: int = 0
     result: bytes | None = None
+    replaced_by: str = ""
     claims: int = 0
     failures: int = 0
     cancels: int = 0
@@ -125,14 +126,16 @@ class Oracle:
             return id if job.data == data else JobExists
         holder = self.names.get(spec.get("unique", ""))
         if holder:
-            return self._meet(self.jobs[holder], data, spec)
+            return self._meet(self.jobs[holder], id, data, spec)
         self._new(id, data, **spec)
         return id
 
-    def _meet(self, holder: Job, data: str, spec: dict[str, Any]) -> Any:
+    def _meet(self, holder: Job, id: str, data: str, spec: dict[str, Any]) -> Any:
+        if (holder.via, holder.replaced_by, holder.data) == ("postpone", id, data):
+            return holder.id  # this very request, again
         if spec["conflict"] == 2 and State(holder.state) in ROWS["postpone"].sources:
             holder.until, holder.dated = self.now + spec.get("delay", 0) * 1000, False
-            holder.data = data
+            holder.data, holder.replaced_by = data, id
             self.move(holder, "postpone")
         elif spec["conflict"] != 1:
             return NotUnique

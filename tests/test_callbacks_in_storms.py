@@ -210,13 +210,13 @@ def test_scripts_that_are_flushed_again_and_again_hurt_no_call(broker, queue, cl
     stop = threading.Event()
 
     def flush() -> None:
-        while not stop.wait(0.001):
+        while not stop.wait(0.005):
             client.script_flush()
 
     flusher = threading.Thread(target=flush)
     flusher.start()
     try:
-        jobs = [queue.publish(n, on_finish=heard) for n in range(300)]
+        jobs = [queue.publish(n, on_finish=heard) for n in range(200)]
         broker.join(timeout=SOON)
     finally:
         stop.set()

@@ -150,6 +150,8 @@ def test_a_living_server_is_adopted_by_objects_threads_and_symlinks(server, shor
 
     assert found == [url] * 8
     assert (pid_of(server), launched(server)) == (pid, 1)
+    server.stop()
+    assert EmbeddedServer(short / "link").start() == url
 
 
 def test_threads_that_start_at_once_share_one_server(server):

@@ -71,8 +71,8 @@ def test_each_example_is_tested():
 
 
 @pytest.mark.parametrize("name", PRINTED)
-def test_an_example_has_20_to_55_lines(name):
-    assert 20 <= len((EXAMPLES / f"{name}.py").read_text().splitlines()) <= 55
+def test_an_example_has_20_to_50_lines(name):
+    assert 20 <= len((EXAMPLES / f"{name}.py").read_text().splitlines()) <= 50
 
 
 @pytest.mark.parametrize("name", PRINTED)

@@ -14,7 +14,7 @@ from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
-from thoonk_jobs import Broker, BrokerClosed, Claim, Queue
+from thoonk_jobs import Broker, BrokerClosed, Claim, Queue, TransitionRefused
 from thoonk_jobs.demo.analysis import analyse
 
 AT_ONCE = 16
@@ -25,7 +25,8 @@ def work(queue: Queue, name: str) -> None:
     turns = count(1)
     while True:
         for claim in queue.get_many(AT_ONCE):
-            handle(claim, name, next(turns))
+            with suppress(TransitionRefused):  # the claim is lost: given back as the broker closes, or taken away
+                handle(claim, name, next(turns))
 
 
 def handle(claim: Claim, name: str, turn: int) -> None:
