@@ -107,6 +107,7 @@ def violations(found: Contents, over: Collection[str] = ()) -> list[str]:
 
 
 def _records(found: Contents) -> Iterator[str]:
+    waited_for = Counter(_framed(member)[0] for member, _ in found["watchers"])
     for id, job in found.jobs.items():
         state = STATES[job.state] if job.state < len(STATES) else None
         if state is None or state is State.ABSENT:
@@ -118,6 +119,8 @@ def _records(found: Contents) -> Iterator[str]:
             yield f"{id!r} is {state} without the second part of its record"
         if job.bare and state is not State.FINISHED:
             yield f"{id!r} is {state} and bare"
+        if state is State.FINISHED and not job.bare and bool(job.unheard) != bool(job.home or id in waited_for):
+            yield f"{id!r} is {'un' if job.unheard else ''}heard, with {job.home!r} and {waited_for.get(id, 0)} others"
         if state is State.WAITING and job.held not in (1, 2):
             yield f"{id!r} waits for nothing (held {job.held})"
         if state is State.WAITING and job.held == 2 and not job.key:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ from transitions import MachineError
 from thoonk_jobs import machine
 from thoonk_jobs.errors import JobExists, JobNotFound, NotUnique, StaleClaim, TransitionRefused
 from thoonk_jobs.machine import ROWS, SLOTTED, Outcome, State
-from thoonk_jobs.record import RECORD_KEPT
+from thoonk_jobs.record import RECORD_KEPT, WAITED
 
 INF = float("inf")
 OK = None
@@ -40,6 +40,9 @@ class Job:
     bare: bool = False
     token: int = 0
     result: bytes | None = None
+    home: str = ""
+    watchers: set[str] = field(default_factory=set)
+    finished_at: int = 0
     replaced_by: str = ""
     claims: int = 0
     failures: int = 0
@@ -47,6 +50,10 @@ class Job:
     lost: int = 0
     total_failures: int = 0
     total_cancels: int = 0
+
+    @property
+    def waited_for(self) -> bool:
+        return bool(self.home or self.watchers)
 
     @property
     def urgency(self) -> tuple[float, float]:
@@ -60,6 +67,8 @@ class Oracle:
     now: int
     max_lost: int = 3
     max_cancels: float = INF
+    keep_last: float = 10_000
+    keep_stalled: float = 100_000
     seq: int = 0
     token: int = 0
     paused: bool = False
@@ -84,9 +93,9 @@ class Oracle:
         if now not in machine.LIVE and was in machine.LIVE:
             self._give_up_name(job)
         if now is State.FINISHED:
-            job.outcome = edge.outcome
-            job.until = self.now + job.keep * 1000
-            if job.keep <= 0:
+            job.outcome, job.finished_at = edge.outcome, self.now
+            job.until = self.now + max(job.keep * 1000, WAITED if job.waited_for else 0)
+            if job.until <= self.now:
                 self._strip(job)
         elif now is State.STALLED:
             job.until = self.now
@@ -99,6 +108,7 @@ class Oracle:
 
     def _strip(self, job: Job) -> None:
         job.bare, job.until, job.result = True, self.now + RECORD_KEPT, None
+        job.watchers = set()
 
     def place(self, front: bool = False) -> float:
         self.seq += 1
@@ -123,7 +133,10 @@ class Oracle:
         if job and job.bare and job.until <= self.now:
             self.move(job, "purge")
         elif job:
-            return id if job.data == data else JobExists
+            if job.data != data:
+                return JobExists
+            self._watch(job, spec.get("home", ""))
+            return id
         holder = self.names.get(spec.get("unique", ""))
         if holder:
             return self._meet(self.jobs[holder], id, data, spec)
@@ -132,18 +145,21 @@ class Oracle:
 
     def _meet(self, holder: Job, id: str, data: str, spec: dict[str, Any]) -> Any:
         if (holder.via, holder.replaced_by, holder.data) == ("postpone", id, data):
-            return holder.id  # this very request, again
-        if spec["conflict"] == 2 and State(holder.state) in ROWS["postpone"].sources:
+            pass  # this very request, again
+        elif spec["conflict"] == 2 and State(holder.state) in ROWS["postpone"].sources:
             holder.until, holder.dated = self.now + spec.get("delay", 0) * 1000, False
             holder.data, holder.replaced_by = data, id
             self.move(holder, "postpone")
         elif spec["conflict"] != 1:
             return NotUnique
+        self._watch(holder, spec.get("home", ""))
         return holder.id
 
     def _new(self, id: str, data: str, **spec: Any) -> None:
         priority, delay, ends = spec.get("priority", 0.0), spec.get("delay", 0), spec.get("expires_in")
-        chosen = {name: spec[name] for name in ("keep", "max_attempts", "key", "unique", "passing") if name in spec}
+        chosen = {
+            name: spec[name] for name in ("keep", "max_attempts", "key", "unique", "passing", "home") if name in spec
+        }
         job = Job(id, data, self.place(priority == INF), priority, **chosen)
         if ends is not None:
             job.expires = self.now + ends * 1000
@@ -171,8 +187,9 @@ class Oracle:
             if not job.bare and (result or job.total_failures):
                 job.result = result
 
-        answer = self._claimant(id, token, ("finish",), done)
         self._sweep()
+        answer = self._claimant(id, token, ("finish",), done)
+        self._trim(finished=True)
         return answer
 
     def fail(self, id: str, token: int, *, final: bool, delay: float) -> Any:
@@ -187,7 +204,9 @@ class Oracle:
                 self._back(job, delay, "reattempt", "reattempt_later")
             job.result = None if job.bare else b"e"
 
-        return self._claimant(id, token, ("fail", "reattempt", "reattempt_later", "exhaust"), failed)
+        answer = self._claimant(id, token, ("fail", "reattempt", "reattempt_later", "exhaust"), failed)
+        self._trim(finished=True, stalled=True)
+        return answer
 
     def cancel(self, id: str, token: int, *, delay: float, counted: bool) -> Any:
         def cancelled(job: Job) -> None:
@@ -198,7 +217,9 @@ class Oracle:
             else:
                 self._back(job, delay, "cancel", "defer")
 
-        return self._claimant(id, token, ("cancel", "defer", "exhaust"), cancelled)
+        answer = self._claimant(id, token, ("cancel", "defer", "exhaust"), cancelled)
+        self._trim(stalled=True)
+        return answer
 
     def _back(self, job: Job, delay: float, now: str, later: str) -> None:
         if delay:
@@ -209,14 +230,15 @@ class Oracle:
             self.move(job, now)
 
     def stall(self, id: str, token: int | None) -> Any:
-        if token is not None:
-            return self._claimant(id, token, ("stall",), lambda job: self.move(job, "stall"))
-
         def aside(job: Job) -> None:
-            self._dispossess(job)
+            if token is None:
+                self._dispossess(job)
             self.move(job, "stall")
 
-        return self._operator(id, "stall", aside)
+        operated = token is None
+        answer = self._operator(id, "stall", aside) if operated else self._claimant(id, token, ("stall",), aside)
+        self._trim(stalled=True)
+        return answer
 
     def renew(self, id: str, token: int, lease: float) -> Any:
         def renewed(job: Job) -> None:
@@ -224,12 +246,17 @@ class Oracle:
 
         return self._claimant(id, token, (), renewed)
 
+    def report(self, id: str, token: int) -> Any:
+        return self._claimant(id, token, (), lambda job: None)
+
     def retract(self, id: str) -> Any:
         def withdrawn(job: Job) -> None:
             self._dispossess(job)
             self.move(job, "retract")
 
-        return self._operator(id, "retract", withdrawn)
+        answer = self._operator(id, "retract", withdrawn)
+        self._trim(finished=True)
+        return answer
 
     def retry(self, id: str) -> Any:
         def again(job: Job) -> None:
@@ -246,7 +273,7 @@ class Oracle:
 
         def again(job: Job) -> None:
             self._anew(job)
-            job.outcome, job.expires, job.result = None, INF, b""
+            job.outcome, job.expires, job.result, job.home = None, INF, b"", ""
             self.move(job, "rerun")
 
         return self._operator(id, "rerun", again, refusal=NotUnique if taken else None)
@@ -254,6 +281,34 @@ class Oracle:
     def _anew(self, job: Job) -> None:
         job.failures = job.cancels = job.lost = 0
         job.order = self.place()
+
+    def watch(self, id: str, process: str, *, on: bool) -> State:
+        job = self.readable(id)
+        if job is None:
+            return State.ABSENT
+        was = State(job.state)
+        if on:
+            self._watch(job, process)
+            return was
+        if job.home == process:
+            job.home = ""
+        elif process in job.watchers:
+            job.watchers.remove(process)
+        else:
+            return was
+        if was is State.FINISHED and not job.waited_for:
+            job.until = job.finished_at + job.keep * 1000
+            if job.until <= self.now:
+                self._strip(job)
+        return was
+
+    def _watch(self, job: Job, process: str) -> None:
+        if not process or job.state == State.FINISHED or process in (job.home, *job.watchers):
+            return
+        if job.home:
+            job.watchers.add(process)
+        else:
+            job.home = process
 
     def _claimant(self, id: str, token: int, rows: tuple[str, ...], act: Callable[[Job], None]) -> Any:
         """The holder may act; who was, hears what he was told; anybody else is refused."""
@@ -279,6 +334,7 @@ class Oracle:
     # Time.
 
     def settle(self) -> None:
+        stalled = len(self._in(State.STALLED))
         for job in self._due(*ROWS["lapse"].sources, when=lambda job: job.expires):
             self._dispossess(job)
             self.move(job, "lapse")
@@ -290,6 +346,7 @@ class Oracle:
             job.order, job.until = self.place(job.priority == INF), 0
             self.move(job, "promote")
         self._forget()
+        self._trim(stalled=True, of=stalled)
 
     def _sweep(self) -> None:
         """Along with a publish or a finish, once something is over by more than a second."""
@@ -302,6 +359,17 @@ class Oracle:
                 self.move(job, "purge")
             else:
                 self._strip(job)
+
+    def _trim(self, *, finished: bool = False, stalled: bool = False, of: int | None = None) -> None:
+        """What is beyond keep_last and keep_stalled goes, the earliest first; of: how many were stalled before."""
+        ended = [job for job in self._in(State.FINISHED) if not job.bare and not job.waited_for]
+        aside = self._in(State.STALLED)[:of]
+        if finished and len(ended) > self.keep_last:
+            for job in sorted(ended, key=_by_until)[: len(ended) - int(self.keep_last)]:
+                self._strip(job)
+        if stalled and len(aside) > self.keep_stalled:
+            for job in sorted(self._in(State.STALLED), key=_by_until)[: len(aside) - int(self.keep_stalled)]:
+                self.move(job, "retract")
 
     def _due(self, *states: State, when: Callable[[Job], float] = lambda job: job.until) -> list[Job]:
         return sorted(
@@ -320,6 +388,11 @@ class Oracle:
     def hidden(self, job: Job) -> bool:
         return job.state == State.FINISHED and (job.bare or job.until <= self.now)
 
+    def holds(self, id: str, token: int) -> bool:
+        """Whether this claim is valid."""
+        job = self.jobs.get(id)
+        return job is not None and job.state == State.CLAIMED and job.token == token
+
     def readable(self, id: str) -> Job | None:
         job = self.jobs.get(id)
         return None if job is None or self.hidden(job) else job
@@ -337,12 +410,9 @@ class Oracle:
             if (len(held) if field == "q" else held.count(field[1:])) > allowed
         ]
 
-    def next_due(self) -> float | None:
-        """Seconds until time alone moves something."""
-        moments: Iterable[float] = [job.until for job in self._in(State.CLAIMED, State.SCHEDULED)]
-        deadlines = [job.expires for job in self._in(*ROWS["lapse"].sources) if job.expires < INF]
-        soonest = min([*moments, *deadlines], default=None)
-        return None if soonest is None else max(0.0, soonest - self.now) / 1000
+
+def _by_until(job: Job) -> tuple[float, bytes]:
+    return job.until, job.id.encode()
 
 
 __all__ = ["INF", "OK", "Job", "MachineError", "Oracle"]

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
+    initialize,
     invariant,
     rule,
     run_state_machine_as_test,
@@ -34,24 +35,36 @@ _numbers = itertools.count(1)
 OUTCOMES = (None, *Outcome)
 ANSWERED_BY_WHAT_IT_CHANGES = ("pause",)
 
-IDS = st.sampled_from(["a", "b", "c", "d", "e", "f"])
+FIELDS = st.sampled_from(["q", "kx", "ky"])
+IDS = st.sampled_from("abcdefgh")
+DATA = st.sampled_from(["data", "data", "data", "other"])
 DELAYS = st.sampled_from([0, 0, 0, 3, 40])
-SPANS = st.sampled_from([0.001, 1, 2, 5, 29, 60, 61, 3600])
-UNIQUE = st.fixed_dictionaries(
-    {"unique": st.sampled_from(["u", "v"]), "conflict": st.sampled_from([0, 1, 2]), "passing": st.booleans()}
+SPANS = st.sampled_from([0.001, 1, 2, 3, 5, 29, 60, 61, 3600])
+PROCESSES = st.sampled_from(["p1", "p2", "p3"])
+SPEC = {
+    "priority": st.sampled_from([0.0, 0.0, 5.0, -1.5, INF]),
+    "delay": DELAYS,
+    "keep": st.sampled_from([3600, 0, 5]),
+    "max_attempts": st.sampled_from([2, 1, 0]),
+    "key": st.sampled_from(["", "x", "x", "y"]),
+    "home": st.sampled_from(["", "", "p1", "p2"]),
+}
+UNIQUE = {"unique": st.sampled_from(["u", "v"]), "conflict": st.sampled_from([0, 1, 2]), "passing": st.booleans()}
+EXPIRING = {"expires_in": st.sampled_from([2, 50])}
+SPECS = st.one_of(
+    st.fixed_dictionaries(SPEC, optional=EXPIRING), st.fixed_dictionaries({**SPEC, **UNIQUE}, optional=EXPIRING)
 )
-SPECS = st.fixed_dictionaries(
+PUBLICATIONS = st.lists(st.tuples(IDS, DATA, SPECS), min_size=1, max_size=6)
+RUNNING = st.sampled_from([1, 2, 3, 0, None])
+SETTINGS = st.fixed_dictionaries(
     {
-        "priority": st.sampled_from([0.0, 0.0, 5.0, -1.5, INF]),
-        "delay": DELAYS,
-        "keep": st.sampled_from([0, 5, 3600]),
-        "max_attempts": st.sampled_from([1, 2, 0]),
-        "key": st.sampled_from(["", "", "x", "y"]),
-    },
-    optional={"expires_in": st.sampled_from([2, 50])},
+        "max_lost": st.sampled_from([3, 1]),
+        "max_cancels": st.sampled_from([INF, 2]),
+        "keep_last": st.sampled_from([10_000, 10_000, 2, 0]),
+        "keep_stalled": st.sampled_from([100_000, 100_000, 1]),
+    }
 )
-LIMITS = st.sampled_from([None, 0, 1, 2, 3])
-CLAIM_AT = st.integers(0, 11)
+AT = st.integers(0, 9)
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -66,7 +79,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.keys = QueueKeys.of(f"model{next(_numbers)}", "letters")
         self.oracle = Oracle(now=int(seconds) * 1000)
         self.wire.clock = lambda: self.oracle.now
-        self.claims: list[tuple[str, int]] = []
+        self.claims: list[tuple[str, int]] = []  # the latest first
         self.over: set[str] = set()
         self.tickets = itertools.count(1)
 
@@ -91,29 +104,41 @@ class QueueMachine(RuleBasedStateMachine):
             answer = answer.answers
         return answer[0] if isinstance(answer, list) and len(answer) == 1 else answer
 
+    @initialize(given=SETTINGS, jobs=PUBLICATIONS, limits=st.dictionaries(FIELDS, st.sampled_from([1, 2]), max_size=2))
+    def begin(self, given: dict[str, float], jobs: list[Any], limits: dict[str, int]) -> None:
+        self.answer(calls.configure(self.keys, {name: f"{value:g}" for name, value in given.items()}))
+        for name, value in given.items():
+            setattr(self.oracle, name, value)
+        for field, running in limits.items():
+            self.limit(field, running)
+        self.publish(jobs)
+
     # Publishers.
 
-    def _publish(self, id: str, data: str, spec: dict[str, Any]) -> None:
-        body, digest = pack(data)
-        packed = Spec(**spec).pack()
-        call = calls.publish(self.keys, [Publication(id, digest, packed, body)])
-        self.ask(call, self.oracle.publish(id, data, **spec))
+    @rule(jobs=PUBLICATIONS)
+    def publish(self, jobs: list[tuple[str, str, dict[str, Any]]]) -> None:
+        for id, data, spec in jobs:
+            body, digest = pack(data)
+            call = calls.publish(self.keys, [Publication(id, digest, Spec(**spec).pack(), body)])
+            self.ask(call, self.oracle.publish(id, data, **spec))
+            self.agree()
 
-    @rule(id=IDS, data=st.sampled_from(["data", "data", "other"]), spec=SPECS)
-    def publish(self, id: str, data: str, spec: dict[str, Any]) -> None:
-        self._publish(id, data, spec)
+    @rule(id=IDS, data=DATA, spec=SPECS)
+    def publish_one(self, id: str, data: str, spec: dict[str, Any]) -> None:
+        self.publish([(id, data, spec)])
 
-    @rule(id=IDS, data=st.sampled_from(["data", "other"]), spec=SPECS, unique=UNIQUE)
-    def publish_unique(self, id: str, data: str, spec: dict[str, Any], unique: dict[str, Any]) -> None:
-        self._publish(id, data, {**spec, **unique})
-
-    @rule(id=IDS)
-    def retract(self, id: str) -> None:
-        self.ask(calls.operate(self.keys, "retract", [id]), self.oracle.retract(id))
+    @rule(at=AT, process=PROCESSES, on=st.booleans())
+    def watch(self, at: int, process: str, on: bool) -> None:
+        id, own = self._job(at), self.wire.process
+        self.wire.process = process
+        try:
+            self.ask(calls.watch(self.keys, [id], on=on), self.oracle.watch(id, process, on=on))
+        finally:
+            self.wire.process = own
 
     # Workers.
 
-    @rule(most=st.integers(0, 4), lane=st.sampled_from(["one", "two", "three"]), lease=st.sampled_from([2, 30, 1000]))
+    @rule(most=st.integers(1, 4), lane=st.sampled_from(["one", "two"]), lease=st.sampled_from([30, 2, 1000]))
     def claim(self, most: int, lane: str, lease: float) -> None:
         if self.oracle.limits:
             self.settle()  # what is released is the server's choice: first that, then the claim
@@ -121,55 +146,61 @@ class QueueMachine(RuleBasedStateMachine):
         call = calls.claim(self.keys, lane, f"ticket {next(self.tickets)}", most, lease, WORKER, wait=False)
         taken = self.oracle.claim(most, lease)
         self.ask(call, taken)
-        self.claims += taken
+        self.claims = [*taken, *self.claims]
 
     def _claim(self, at: int) -> tuple[str, int]:
-        """A claim of this history: the latest first, held or lost, or one that never was."""
-        return self.claims[-1 - at] if at < len(self.claims) else ("abcdef"[at % 6], 7)
+        """A claim of this history: those held first, then those that were, then one that never was."""
+        held = [claim for claim in self.claims if self.oracle.holds(*claim)]
+        former = [claim for claim in self.claims if claim not in held]
+        return [*held, *held, *former[:4], ("a", 7)][at % (2 * len(held) + len(former[:4]) + 1)]
 
-    @rule(at=CLAIM_AT, result=st.sampled_from([b"", b"j1"]))
+    @rule(at=AT, result=st.sampled_from([b"", b"j1"]))
     def finish(self, at: int, result: bytes) -> None:
         id, token = self._claim(at)
         self.ask(calls.finish(self.keys, id, token, result), self.oracle.finish(id, token, result))
 
-    @rule(at=CLAIM_AT, final=st.booleans(), delay=DELAYS)
+    @rule(at=AT, final=st.booleans(), delay=DELAYS)
     def fail(self, at: int, final: bool, delay: float) -> None:
         id, token = self._claim(at)
         call = calls.fail(self.keys, id, token, b"e", final=final, delay=delay)
         self.ask(call, self.oracle.fail(id, token, final=final, delay=delay))
 
-    @rule(at=CLAIM_AT, delay=DELAYS, counted=st.booleans())
+    @rule(at=AT, delay=DELAYS, counted=st.booleans())
     def cancel(self, at: int, delay: float, counted: bool) -> None:
         id, token = self._claim(at)
         call = calls.cancel(self.keys, id, token, "busy", delay, counted=counted)
         self.ask(call, self.oracle.cancel(id, token, delay=delay, counted=counted))
 
-    @rule(at=CLAIM_AT)
-    def stall(self, at: int) -> None:
+    @rule(at=AT, verb=st.sampled_from(["stall", "renew", "report"]), lease=st.sampled_from([2, 30]))
+    def say(self, at: int, verb: str, lease: float) -> None:
         id, token = self._claim(at)
-        self.ask(calls.stall(self.keys, id, "odd", token), self.oracle.stall(id, token))
-
-    @rule(at=CLAIM_AT, lease=st.sampled_from([2, 30]))
-    def renew(self, at: int, lease: float) -> None:
-        id, token = self._claim(at)
-        self.ask(calls.renew(self.keys, [(id, token, lease)]), self.oracle.renew(id, token, lease))
+        if verb == "stall":
+            self.ask(calls.stall(self.keys, id, "odd", token), self.oracle.stall(id, token))
+        elif verb == "renew":
+            self.ask(calls.renew(self.keys, [(id, token, lease)]), self.oracle.renew(id, token, lease))
+        else:
+            self.ask(calls.report(self.keys, id, token, "progress", lease, b"j1"), self.oracle.report(id, token))
 
     # Operators.
 
-    @rule(id=IDS)
-    def stall_as_operator(self, id: str) -> None:
-        self.ask(calls.stall(self.keys, id, "odd"), self.oracle.stall(id, None))
+    def _job(self, at: int) -> str:
+        known = sorted(self.oracle.jobs)
+        return known[at % len(known)] if known and at < 9 else "nobody"
 
-    @rule(id=IDS, verb=st.sampled_from(["retry", "rerun"]))
-    def run_again(self, id: str, verb: str) -> None:
-        self.ask(calls.operate(self.keys, verb, [id]), getattr(self.oracle, verb)(id))
+    @rule(at=AT, verb=st.sampled_from(["retract", "retry", "rerun", "stall"]))
+    def operate(self, at: int, verb: str) -> None:
+        id = self._job(at)
+        if verb == "stall":
+            self.ask(calls.stall(self.keys, id, "odd"), self.oracle.stall(id, None))
+        else:
+            self.ask(calls.operate(self.keys, verb, [id]), getattr(self.oracle, verb)(id))
 
-    @rule(on=st.booleans())
+    @rule(on=st.sampled_from([False, False, True]))
     def pause(self, on: bool) -> None:
         self.ask(calls.pause(self.keys, on=on), on != self.oracle.paused)
         self.oracle.paused = on
 
-    @rule(field=st.sampled_from(["q", "kx", "ky"]), running=LIMITS)
+    @rule(field=FIELDS, running=RUNNING)
     def limit(self, field: str, running: int | None) -> None:
         self.ask(calls.limit(self.keys, field, running), False)
         if running is None:
@@ -180,29 +211,26 @@ class QueueMachine(RuleBasedStateMachine):
 
     # Time and trouble.
 
-    @rule(seconds=SPANS)
-    def time_passes(self, seconds: float) -> None:
+    @rule(seconds=SPANS, settled=st.booleans())
+    def time_passes(self, seconds: float, settled: bool) -> None:
         self.oracle.now += round(seconds * 1000)
+        if settled:
+            self.settle()
 
-    @rule()
     def settle(self) -> None:
         self.answer(calls.settle(self.keys))
         self.oracle.settle()
 
-    @rule()
-    def scripts_are_flushed(self) -> None:
+    @rule(at=AT)
+    def look(self, at: int) -> None:
+        """With scripts flushed before."""
         self.client.script_flush()
-
-    @rule(id=IDS)
-    def read(self, id: str) -> None:
+        id = self._job(at)
         job, stored = self.oracle.readable(id), self.answer(calls.read(self.keys, [id]))
         assert (stored is None) == (job is None)
         if job:
             assert stored.data == pack(job.data)[0]
             assert stored.result == job.result
-
-    @rule()
-    def count(self) -> None:
         assert self.wire.run(calls.counts(self.keys)) == self.oracle.counts()
 
     # Comparing.
@@ -217,6 +245,8 @@ class QueueMachine(RuleBasedStateMachine):
             if STATES[record.state] != job.state:
                 self.oracle.adopt(id, STATES[record.state].value)
             _assert_equal(record, job)
+        watchers = {_framed(member) for member, _ in found["watchers"]}
+        assert watchers == {(job.id, process) for job in self.oracle.jobs.values() for process in job.watchers}
         assert found.meta("seq") == self.oracle.seq
         assert found.meta("token") == self.oracle.token
         self.over &= set(self.oracle.over())
@@ -236,11 +266,17 @@ def _assert_equal(record: Any, job: Any) -> None:
         assert getattr(record, name) == getattr(job, name), f"{job.id}: {name}"
     assert record.via == CODES[job.via], f"{job.id}: via"
     assert OUTCOMES[record.outcome] is job.outcome, f"{job.id}: outcome"
+    assert record.home.decode() == job.home, f"{job.id}: home"
     assert record.unique.decode() == job.unique, f"{job.id}: unique"
     assert float(record.expires or INF) == job.expires, f"{job.id}: expires"
     assert record.digest == pack(job.data)[1], f"{job.id}: digest"
     if State(job.state) in (State.SCHEDULED, State.CLAIMED, State.STALLED, State.FINISHED):
         assert record.until == job.until, f"{job.id}: until"
+
+
+def _framed(member: bytes) -> tuple[str, str]:
+    end = 2 + int.from_bytes(member[:2], "big")
+    return member[2:end].decode(), member[end:].decode()
 
 
 USUAL = settings(

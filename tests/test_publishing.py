@@ -494,6 +494,19 @@ def test_a_publish_that_is_acknowledged_is_stored_or_answered_by_a_record_that_s
     assert queue.publish("old", id="l0").state is job.state
 
 
+@pytest.mark.parametrize("verb", ["publish", "finish"])
+def test_old_records_are_swept_along_with_a_publish_and_with_a_finish(queue, clock, client, verb):
+    queue.publish_many(range(5), keep=0)
+    *ended, held = queue.get_many(5, lease=1000, renew=False)
+    for claim in ended:
+        claim.finish()
+    clock.advance(70)
+
+    held.finish() if verb == "finish" else queue.publish("letter")
+
+    assert client.hlen(f"{queue.keys.base}:record") == (1 if verb == "finish" else 2)
+
+
 def test_keep_0_drops_the_job_at_its_end(queue):
     job = queue.publish("letter", keep=0)
 

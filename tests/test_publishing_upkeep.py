@@ -303,6 +303,7 @@ def pages(queue: Queue, *args: Any, **options: Any) -> list[str]:
         page = queue.jobs(*args, cursor=cursor, **options)
         seen += [job.id for job in page.jobs]
         assert len(page.jobs) <= options["limit"]
+        assert len(seen) <= 100, "a page leads nowhere"
         cursor = page.cursor
         if cursor is None:
             return seen

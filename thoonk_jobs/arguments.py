@@ -66,6 +66,14 @@ def priority_number(value: Any) -> float:
     return number
 
 
+def number(value: Any, name: str) -> float:
+    """A finite number."""
+    found = _number(value)
+    if found is None or math.isinf(found):
+        raise InvalidArgument(f"{name}={_shown(value)} is not a finite number")
+    return found
+
+
 def text(value: Any, name: str, most: int = 200) -> str:
     """A name or an id: `most` characters at most, and at least one."""
     if not isinstance(value, str):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
@@ -33,6 +33,7 @@ class Expected:
     callbacks: Callbacks
     known: Stored | None = None
     stalled: bool = False
+    told_stall: float = 0.0
     reported: bytes = b""
 
 
@@ -44,7 +45,7 @@ class CallbackThread:
         self._wanted = wanted
         self._make_job = make_job
         self._expected: dict[Topic, list[Expected]] = {}
-        self._news: SimpleQueue[tuple[QueueKeys, list[str], bool] | None] = SimpleQueue()
+        self._news: SimpleQueue[tuple[QueueKeys, dict[str, float]] | None] = SimpleQueue()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
@@ -69,7 +70,7 @@ class CallbackThread:
             with self._changed:
                 self._expected.setdefault((expected.keys, id), []).append(expected)
         if state in (State.FINISHED, State.STALLED):
-            self._news.put((expected.keys, [id], False))
+            self._news.put((expected.keys, {id: 0.0}))
 
     def forget(self, expected: Expected) -> None:
         """The publish was refused, or its end was told."""
@@ -87,12 +88,12 @@ class CallbackThread:
         with self._changed:
             return (keys, id) in self._expected
 
-    def news(self, keys: QueueKeys, ids: Iterable[str], *, stalled: bool = False) -> None:
-        """These jobs are worth a look; stalled: that is what happened to them."""
+    def news(self, keys: QueueKeys, stalls: dict[str, float]) -> None:
+        """These jobs are worth a look; the time in ms since when one was stalled, if that is what happened to it."""
         with self._changed:
-            wanted = [id for id in ids if (keys, id) in self._expected]
+            wanted = {id: since for id, since in stalls.items() if (keys, id) in self._expected}
         if wanted:
-            self._news.put((keys, wanted, stalled))
+            self._news.put((keys, wanted))
 
     def look_at_all(self, keys: QueueKeys | None = None) -> None:
         """News may have been missed."""
@@ -102,7 +103,7 @@ class CallbackThread:
                 if keys is None or queue == keys:
                     by_queue[queue].append(id)
         for queue, ids in by_queue.items():
-            self._news.put((queue, ids, False))
+            self._news.put((queue, dict.fromkeys(ids, 0.0)))
 
     def join(self, timeout: float | None) -> bool:
         """Waits until every on_finish was called or its job is stalled; False when the time was over first."""
@@ -111,7 +112,7 @@ class CallbackThread:
             stalled = [expected for some in self._expected.values() for expected in some if expected.stalled]
         for expected in stalled:
             expected.stalled = False  # it may have been retried since: look again
-            self.news(expected.keys, [expected.id])
+            self.news(expected.keys, {expected.id: 0.0})
         with self._changed:
             return self._changed.wait_for(self._idle, None if until is None else max(0.0, until - time.monotonic()))
 
@@ -130,38 +131,40 @@ class CallbackThread:
             self._thread.join(5)
 
     def _run(self) -> None:
-        while (items := self._gather()) is not None:
-            for keys, ids, stalled in items:
+        while (gathered := self._gather()) is not None:
+            for keys, stalls in gathered.items():
+                ids = list(stalls)
                 for at in range(0, len(ids), AT_ONCE):
                     try:
-                        self._tell(keys, ids[at : at + AT_ONCE], stalled)
+                        self._tell(keys, {id: stalls[id] for id in ids[at : at + AT_ONCE]})
                     except BrokerClosed:
                         return
                     except ThoonkError as error:
                         log.warning("callbacks_delayed", queue=keys.queue, error=str(error))
                         self._wire.closed.wait(1)
-                        self._news.put((keys, ids[at:], stalled))
+                        self._news.put((keys, {id: stalls[id] for id in ids[at:]}))
                         break
 
-    def _gather(self) -> list[tuple[QueueKeys, list[str], bool]] | None:
+    def _gather(self) -> dict[QueueKeys, dict[str, float]] | None:
         """Waits for news, then takes what there is, so that one read answers for many; None at the end."""
-        news: dict[tuple[QueueKeys, bool], dict[str, None]] = {}
+        gathered: dict[QueueKeys, dict[str, float]] = defaultdict(dict)
         item = self._news.get()
         while item is not None:
-            keys, ids, stalled = item
-            news.setdefault((keys, stalled), {}).update(dict.fromkeys(ids))
-            if self._news.empty() or len(news[keys, stalled]) >= AT_ONCE:
-                return [(keys, list(ids), stalled) for (keys, stalled), ids in news.items()]
+            keys, stalls = item
+            for id, since in stalls.items():
+                gathered[keys][id] = max(since, gathered[keys].get(id, 0.0))
+            if self._news.empty() or len(gathered[keys]) >= AT_ONCE:
+                return gathered
             item = self._news.get()
         return None
 
-    def _tell(self, keys: QueueKeys, ids: list[str], stalled: bool) -> None:
+    def _tell(self, keys: QueueKeys, stalls: dict[str, float]) -> None:
         """Reads these jobs once, calls back, and says which ends were heard."""
         heard = []
-        found = self._wire.run(calls.read(keys, ids))
-        for id, stored in zip(ids, found, strict=True):
+        found = self._wire.run(calls.read(keys, list(stalls)))
+        for (id, since), stored in zip(stalls.items(), found, strict=True):
             for expected in list(self._expected.get((keys, id), ())):
-                if self._tell_one(expected, stored, stalled):
+                if self._tell_one(expected, stored, since):
                     heard.append(id)
         with self._changed:
             self._changed.notify_all()
@@ -169,13 +172,16 @@ class CallbackThread:
         if heard:
             self._wire.run(calls.watch(keys, heard, on=False))
 
-    def _tell_one(self, expected: Expected, stored: Stored | None, stalled: bool) -> bool:
+    def _tell_one(self, expected: Expected, stored: Stored | None, since: float) -> bool:
+        """Calls back what is new of a job; True once its end was told."""
         job = self._make_job(expected.keys, expected.id, stored or expected.known)
         if stored and expected.callbacks.on_progress:
             self._tell_progress(expected, job)
-        was_stalled, expected.stalled = expected.stalled, job.state is State.STALLED
-        if stalled or (expected.stalled and not was_stalled):
+        since = max(since, job.stalled_since)
+        if since > expected.told_stall:
+            expected.told_stall = since
             self._call("on_stall", expected.callbacks.on_stall, job)
+        expected.stalled = job.state is State.STALLED
         if job.state in LIVE:
             return False
         self._call("on_finish", expected.callbacks.on_finish, job)
@@ -193,5 +199,5 @@ class CallbackThread:
             return
         try:
             callback(job, *more)
-        except Exception:
+        except BaseException:  # also SystemExit: this thread is not the callback's to end
             log.exception("callback_failed", callback=name, queue=job.queue, job_id=job.id)

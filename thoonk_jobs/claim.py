@@ -7,7 +7,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Self
 
 from thoonk_jobs import arguments, calls, codec, flows, keys
-from thoonk_jobs.errors import InvalidArgument, JobFailed, JobNotFound, StaleClaim, ThoonkError, TransitionRefused
+from thoonk_jobs.errors import InvalidArgument, JobFailed, JobNotFound, StaleClaim, TransitionRefused
 from thoonk_jobs.job import JobError, Snapshot, Stored
 from thoonk_jobs.machine import Outcome, State
 from thoonk_jobs.publication import backoff_delay
@@ -66,7 +66,7 @@ class Claim(Job):
     As a context manager: a claim not ended inside finishes without a result, or fails with the exception.
     """
 
-    __slots__ = ("_ended", "_numbers", "aborted", "keys", "lease", "renewed", "token")
+    __slots__ = ("_ended", "_lost", "_numbers", "aborted", "keys", "lease", "renewed", "token")
 
     def __init__(self, queue: QueueBase, taken: calls.Taken, lease: float, *, renewed: bool) -> None:
         super().__init__(queue, taken.id, taken.stored)
@@ -76,6 +76,7 @@ class Claim(Job):
         self.renewed = renewed
         self.aborted = False
         self._ended: str | None = None
+        self._lost = False
         self._numbers = count(1)
 
     def __enter__(self) -> Self:
@@ -129,24 +130,28 @@ class Claim(Job):
 
     def set_progress(self, value: float, total: float | None = None, message: str | None = None) -> None:
         """Says how far the work is; the publisher's on_progress hears every report, in order."""
-        data = codec.encode([value, total, message, time.time()], name="progress")
-        self._report("progress", data)
+        for name, number in (("value", value), ("total", total)):
+            if number is not None:
+                arguments.number(number, name)
+        if message is not None and not isinstance(message, str):
+            raise InvalidArgument(f"message={message!r} is a {type(message).__name__}; give a str")
+        self._report("progress", [value, total, message, time.time()])
 
     def log(self, text: str) -> None:
         """Adds a line to what is kept with the job; the last 1 000 are."""
         if not isinstance(text, str):
             raise InvalidArgument(f"log({text!r}) is a {type(text).__name__}; give a str")
-        self._report("log", codec.encode([text, time.time()], name="text"))
+        self._report("log", [text, time.time()])
 
     def emit(self, name: str, data: Any = None) -> None:
         """Sends an event of the job's own to the subscribers of the queue."""
-        encoded = codec.encode([arguments.text(name, "name"), data], name="event")
-        self._queue.check_size(encoded, "event")
-        self._report("emit", encoded)
+        self._report("emit", [arguments.text(name, "name"), data])
 
-    def _report(self, kind: str, data: bytes) -> None:
+    def _report(self, kind: str, data: list[Any]) -> None:
+        encoded = codec.encode(data, name=kind)
+        self._queue.check_size(encoded, kind)
         verb = {"progress": "set_progress"}.get(kind, kind)
-        self._write(verb, calls.report(self.keys, self.id, self.token, kind, next(self._numbers), data))
+        self._write(verb, calls.report(self.keys, self.id, self.token, kind, next(self._numbers), encoded))
 
     def _end(self, verb: str, call: calls.Call[calls.Refusals]) -> None:
         self._write(verb, call)
@@ -159,12 +164,14 @@ class Claim(Job):
             raise TransitionRefused(
                 f"cannot {verb} job {self.id!r} of queue {self.queue!r}: this claim ended with {self._ended}",
                 job_id=self.id, transition=verb, state=state)  # fmt: skip
+        if self._lost:
+            raise lost(self, verb, self._queue.state_of(self.id))
         try:
             verb_result(self._queue.session.wire.run(call))
         except (StaleClaim, JobNotFound) as refused:
-            self.aborted = True
             self._let_go()
-            raise lost(self, verb, refused) from None
+            self.lose()
+            raise lost(self, verb, refused.state) from None
 
     def _let_go(self) -> None:
         self._queue.session.leases.drop(self.keys, self.id, self.token)
@@ -172,17 +179,16 @@ class Claim(Job):
 
     def lose(self) -> None:
         """Said by who keeps the claims of this process: this one is not valid any more."""
-        self.aborted = True
+        self.aborted = self._lost = True
         self._queue.release_claim(self)
 
 
-def lost(claim: Claim, verb: str, refused: ThoonkError) -> ThoonkError:
-    """A claim whose job is gone was lost like any other."""
-    if isinstance(refused, StaleClaim):
-        return refused
+def lost(claim: Claim, verb: str, state: State) -> StaleClaim:
+    """The error for a claim that was lost: taken back, withdrawn, or gone with its job."""
     return StaleClaim(
-        f"cannot {verb} job {claim.id!r} of queue {claim.queue!r}: nothing of the job is left",
-        job_id=claim.id, transition=verb, state=State.ABSENT)  # fmt: skip
+        f"cannot {verb} job {claim.id!r} of queue {claim.queue!r}: this claim was lost and the job is {state} now; "
+        "renew during long work, or raise lease=",
+        job_id=claim.id, transition=verb, state=state)  # fmt: skip
 
 
 def not_found(queue: str, id: str, asked: str) -> JobNotFound:

@@ -135,7 +135,7 @@ class Snapshot:
         return codec.decode_with_headers(self._payload())[1]
 
     def _payload(self) -> bytes:
-        return self._stored.data if self._stored and self._stored.data else b"jnull"
+        return b"jnull" if self._stored is None or self._stored.data is None else self._stored.data
 
     @property
     def result(self) -> Any:
@@ -184,6 +184,11 @@ class Snapshot:
     published_at = property(lambda self: _moment(self._record.published_at), doc="When it was published, UTC.")
     claimed_at = property(lambda self: _moment(self._record.claimed_at), doc="When it was claimed last, UTC.")
     finished_at = property(lambda self: _moment(self._record.finished_at), doc="When it finished, UTC.")
+
+    @property
+    def stalled_since(self) -> float:
+        """When it was stalled, in ms by the server's clock; 0 in any other state."""
+        return float(self._record.until) if self.state is State.STALLED else 0.0
 
     @property
     def due_at(self) -> datetime | None:

@@ -69,11 +69,11 @@ class Leases:
             self._next.clear()
             self._changed.notify_all()
         for claim in held:
+            claim.lose()
             try:
                 self._wire.run(calls.cancel(claim.keys, claim.id, claim.token, "its broker closed", 0, counted=False))
             except ThoonkError as error:
                 log.warning("claim_left_to_its_lease", queue=claim.keys.queue, job_id=claim.id, error=str(error))
-            claim.lose()
 
     def _run(self) -> None:
         while not self._wire.closed.is_set():
@@ -91,6 +91,8 @@ class Leases:
         """Waits until renewals are due, then returns those claims, by queue; nothing when the broker closes."""
         by_queue: dict[str, list[Held]] = defaultdict(list)
         with self._changed:
+            if self._wire.closed.is_set():
+                return by_queue
             now = time.monotonic()
             soonest = min(self._next.values(), default=None)
             if soonest is None or soonest > now:

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from struct import Struct
 
 WAKE, JOBS, STALLED, CLAIMS = b"w", b"j", b"s", b"c"
-_TOKEN = Struct(">d")
+_NUMBER = Struct(">d")
 
 
-def lost_claims(news: bytes) -> Iterable[tuple[str, int]]:
-    """The claims (id, token) that a process is told it lost."""
+def lost_claims(told: bytes) -> Iterator[tuple[str, int]]:
+    """The claims that a process lost: id and token of each."""
+    return ((id, int(token)) for id, token in _pairs(told))
+
+
+def stalls(told: bytes) -> Iterator[tuple[str, float]]:
+    """The jobs that were stalled: the id of each, and since when, in ms."""
+    return _pairs(told)
+
+
+def job_news(told: bytes) -> Iterator[str]:
+    """The ids of jobs to look at."""
     at = 0
-    while at < len(news):
-        id, at = _framed(news, at)
-        yield id, int(_TOKEN.unpack_from(news, at)[0])
-        at += _TOKEN.size
-
-
-def job_news(news: bytes) -> Iterable[str]:
-    """The ids of jobs that a process is told to look at."""
-    at = 0
-    while at < len(news):
-        id, at = _framed(news, at)
+    while at < len(told):
+        id, at = _framed(told, at)
         yield id
+
+
+def _pairs(told: bytes) -> Iterator[tuple[str, float]]:
+    at = 0
+    while at < len(told):
+        id, at = _framed(told, at)
+        yield id, _NUMBER.unpack_from(told, at)[0]
+        at += _NUMBER.size
 
 
 def _framed(raw: bytes, at: int) -> tuple[str, int]:

@@ -17,7 +17,7 @@ from thoonk_jobs.logs import log
 class Listener(Protocol):
     """Who else wants the news: the callbacks and the held claims."""
 
-    def job_news(self, keys: QueueKeys, ids: list[str], *, stalled: bool) -> None: ...
+    def job_news(self, keys: QueueKeys, stalls: dict[str, float]) -> None: ...
     def claim_lost(self, keys: QueueKeys, id: str, token: int) -> None: ...
     def may_have_missed(self, keys: QueueKeys) -> None: ...
 
@@ -85,6 +85,18 @@ class Notices:
         """A step that answers a bell: for jobs of the queue, or for news of one job."""
         return Listen(self, keys, id)
 
+    def want(self, keys: QueueKeys) -> None:
+        """Subscribes to this process's channel of a queue, without waiting for the confirmation."""
+        with self._changed:
+            channel = keys.process_channel(self._wire.process)
+            if channel not in self._queues:
+                self._queues[channel] = keys
+                if self._connection:
+                    self._send(channel)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="thoonk-notices", daemon=True)
+                self._thread.start()
+
     def bell(self, keys: QueueKeys, id: str | None) -> ThreadBell:
         """A bell that is hung before the subscription is confirmed, so it misses nothing after."""
         bell = ThreadBell(self, (keys.base, id))
@@ -116,16 +128,8 @@ class Notices:
         patience  seconds to wait through an outage, then BrokerUnavailable; None for ever.
         """
         channel = keys.process_channel(self._wire.process)
+        self.want(keys)
         with self._changed:
-            if channel in self._confirmed:
-                return
-            if channel not in self._queues:
-                self._queues[channel] = keys
-                if self._connection:
-                    self._send(channel)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="thoonk-notices", daemon=True)
-                self._thread.start()
             self._changed.wait_for(
                 lambda: channel in self._confirmed or self._error or self._wire.closed.is_set(), patience
             )
@@ -165,6 +169,7 @@ class Notices:
         with self._lock:
             self._connection = connection
             self._error = None
+            self.check_open()
             for channel in self._queues:
                 self._send(channel)
 
@@ -196,10 +201,10 @@ class Notices:
         if kind == news.WAKE:
             self._ring(keys, None)
         elif kind in (news.JOBS, news.STALLED):
-            ids = list(news.job_news(told))
-            for id in ids:
+            stalls = dict(news.stalls(told) if kind == news.STALLED else ((id, 0.0) for id in news.job_news(told)))
+            for id in stalls:
                 self._ring(keys, id)
-            self._listener.job_news(keys, ids, stalled=kind == news.STALLED)
+            self._listener.job_news(keys, stalls)
         elif kind == news.CLAIMS:
             for id, token in news.lost_claims(told):
                 self._listener.claim_lost(keys, id, token)

@@ -61,9 +61,9 @@ class Session:
         """Whether anything in this process still waits for a job."""
         return self.notices.waits_for(keys, id) or self.callbacks.expects(keys, id)
 
-    def job_news(self, keys: QueueKeys, ids: list[str], *, stalled: bool) -> None:
-        """Of the subscription: something happened to these jobs."""
-        self.callbacks.news(keys, ids, stalled=stalled)
+    def job_news(self, keys: QueueKeys, stalls: dict[str, float]) -> None:
+        """Of the subscription: something happened to these jobs; those that were stalled, since when."""
+        self.callbacks.news(keys, stalls)
 
     def claim_lost(self, keys: QueueKeys, id: str, token: int) -> None:
         """Of the subscription: this process lost a claim."""

@@ -50,6 +50,7 @@ class Working(QueueBase):
         claim = Claim(self, taken, lease, renewed=renew)
         self._claims[taken.id] = claim
         self.session.leases.hold(claim)
+        self.session.notices.want(self.keys)  # to be told if the claim is lost
         try:
             if taken.stored.data is None:
                 raise PayloadError("the stored data is missing")

@@ -35,6 +35,7 @@ for at, id in ipairs(T.items(3, 5)) do
     answer = cancel(id, ARGV[first + 2], tonumber(ARGV[first + 3]), ARGV[first + 4])
   end
   answers[at] = answer
+  T.next_item()
 end
 T.commit()
 T.trim_stalled()

@@ -38,6 +38,7 @@ for at, id in ipairs(T.items(3, 5)) do
     T.keep_result(id, ARGV[first + 2])
   end
   answers[at] = answer
+  T.next_item()
 end
 T.commit()
 T.trim_stalled()

@@ -18,6 +18,7 @@ for at, id in ipairs(T.items(3, 3)) do
     answer = EDGES.finish.code
   end
   answers[at] = answer
+  T.next_item()
 end
 T.commit()
 T.trim_finished()

@@ -26,6 +26,7 @@ function T.admit(id, row, reason)
   T.touch(id)
   job[HELD] = held or 0
   if not held then return T.move(id, row, reason) end
+  T.waits = true
   T.move(id, 'hold', row)
   if not edge.silent then job[VIA] = edge.code end
 end
@@ -53,10 +54,16 @@ local function in_line(key, n)
   return ids
 end
 
+local function anyone_waits()
+  if T.waits == nil then T.waits = redis.call('ZCARD', K.waiting) + redis.call('ZCARD', K.parked) > 0 end
+  return T.waits
+end
+
 -- Lets go as many as fit of those that wait for what became free; true where more may fit than one call may move.
 function T.release(keys)
   T.commit()
-  if redis.call('ZCARD', K.waiting) + redis.call('ZCARD', K.parked) == 0 then return false end
+  if not anyone_waits() then return false end
+  T.waits = nil
   local left = 500
   for _, key in ipairs(keys) do
     local n = math.min(left, T.room(key))
@@ -77,4 +84,9 @@ function T.release_freed()
   T.freed = {}
   if #keys > 0 then return T.release(keys) end
   T.commit()
+end
+
+-- After each item: the next one finds what it would find as a request of its own.
+function T.next_item()
+  if next(T.freed) and anyone_waits() then T.release_freed() end
 end

@@ -12,11 +12,12 @@ function T.tell(process, kind, bytes)
 end
 
 function T.tell_watchers(id, job, kind)
-  if job[HOME] ~= '' then T.tell(job[HOME], kind, T.frame(id)) end
-  if job[WATCHED] == 0 then return end
   local prefix = T.frame(id)
+  local bytes = kind == 's' and prefix .. struct.pack('>d', job[UNTIL]) or prefix
+  if job[HOME] ~= '' then T.tell(job[HOME], kind, bytes) end
+  if job[WATCHED] == 0 then return end
   local found = redis.call('ZRANGEBYLEX', K.watchers, '[' .. prefix, '(' .. prefix .. '\255')
-  for _, member in ipairs(found) do T.tell(string.sub(member, #prefix + 1), kind, prefix) end
+  for _, member in ipairs(found) do T.tell(string.sub(member, #prefix + 1), kind, bytes) end
 end
 
 function T.watched(id, job)

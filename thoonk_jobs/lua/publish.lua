@@ -106,6 +106,7 @@ for at, id in ipairs(ids) do
   local digest, raw, data = ARGV[4 * at], ARGV[4 * at + 1], ARGV[4 * at + 2]
   SPECS[raw] = SPECS[raw] or read_spec(raw)
   answers[at + 1] = publish(id, digest, SPECS[raw], data)
+  T.next_item()
 end
 T.release_freed()
 for at = 2, #answers do

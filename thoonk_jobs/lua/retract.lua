@@ -15,6 +15,7 @@ for at, id in ipairs(T.items(3, 1)) do
     answer = EDGES.retract.code
   end
   answers[at] = answer
+  T.next_item()
 end
 T.commit()
 T.trim_finished()

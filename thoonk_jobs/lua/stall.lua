@@ -19,6 +19,7 @@ for at, id in ipairs(T.items(3, 3)) do
     answer = EDGES.stall.code
   end
   answers[at] = answer
+  T.next_item()
 end
 T.commit()
 T.trim_stalled()
