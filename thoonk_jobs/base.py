@@ -56,8 +56,13 @@ class QueueBase:
             self._max_payload = self.settings()["max_payload"]
         if len(encoded) > self._max_payload:
             raise PayloadError(
-                f"cannot send {name}: {len(encoded)} bytes are over the queue's max_payload of {self._max_payload:.0f}; "
+                f"cannot send {name}: {len(encoded)} bytes are over the max_payload of {self._max_payload:.0f}; "
                 "send a reference to it, or raise max_payload with configure")  # fmt: skip
+
+    def claim_of(self, id: str) -> Claim | None:
+        """The claim of a job that this object took in this process; those of a parent process are the parent's."""
+        claim = self._claims.get(id)
+        return claim if claim and claim.process == self.session.process else None
 
     def release_claim(self, claim: Claim) -> None:
         """The claim ended or was lost."""

@@ -31,6 +31,7 @@ class Expected:
     keys: QueueKeys
     id: str
     callbacks: Callbacks
+    published: bool = False
     known: Stored | None = None
     stalled: bool = False
     told_stall: float = 0.0
@@ -61,6 +62,7 @@ class CallbackThread:
 
     def published(self, expected: Expected, id: str, stored: Stored) -> None:
         """The answer to the publish: the id that the job really has, and its record."""
+        expected.published = True
         state = Snapshot(id, expected.keys.queue, stored).state
         if state is State.FINISHED:
             expected.known = stored  # its data may be gone already
@@ -171,9 +173,13 @@ class CallbackThread:
         heard = [id for id in heard if not self._wanted(keys, id)]
         if heard:
             self._wire.run(calls.watch(keys, heard, on=False))
+        if again := [id for id in heard if self._wanted(keys, id)]:  # a wait began meanwhile
+            self._wire.run(calls.watch(keys, again, on=True))
 
     def _tell_one(self, expected: Expected, stored: Stored | None, since: float) -> bool:
         """Calls back what is new of a job; True once its end was told."""
+        if stored is None and not expected.published:
+            return False  # not gone: on its way
         job = self._make_job(expected.keys, expected.id, stored or expected.known)
         if stored and expected.callbacks.on_progress:
             self._tell_progress(expected, job)

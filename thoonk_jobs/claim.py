@@ -66,11 +66,12 @@ class Claim(Job):
     As a context manager: a claim not ended inside finishes without a result, or fails with the exception.
     """
 
-    __slots__ = ("_ended", "_lost", "_numbers", "aborted", "keys", "lease", "renewed", "token")
+    __slots__ = ("_ended", "_lost", "_numbers", "aborted", "keys", "lease", "process", "renewed", "token")
 
     def __init__(self, queue: QueueBase, taken: calls.Taken, lease: float, *, renewed: bool) -> None:
         super().__init__(queue, taken.id, taken.stored)
         self.keys = queue.keys
+        self.process = queue.session.process
         self.token = taken.token
         self.lease = lease
         self.renewed = renewed

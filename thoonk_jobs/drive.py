@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 OLDEST = {"redis": (7, 0), "valkey": (7, 2)}
 # A server that answers so may do what was asked a little later, or another one does.
-PASSING = ("LOADING", "BUSY", "READONLY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "UNBLOCKED")
+PASSING = ("LOADING", "BUSY", "READONLY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "UNBLOCKED", "NOSCRIPT")
 FULL = ("OOM", "MISCONF", "NOREPLICAS")
 FORBIDDEN = ("NOAUTH", "NOPERM", "WRONGPASS")
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 1.0
@@ -90,6 +90,13 @@ class Wire:
             raise
         self._idle.append(connection)
 
+    def run_last(self, call: Call[T]) -> T:
+        """`run`, once, of a broker that is being closed."""
+        try:
+            return call.read(self._exchange(call))
+        except (*BROKEN, ValueError) as error:
+            raise self._failure(error, call) or self._unavailable(error, call) from error
+
     def run(self, call: Call[T] | Command[T]) -> T:
         """The answer to a call. Raises BrokerUnavailable, BrokerClosed or ConfigError if there is none."""
         until = time.monotonic() + self._config.retry_for
@@ -99,7 +106,7 @@ class Wire:
                 raise BrokerClosed("this broker was closed; make another one")
             try:
                 return call.read(self._exchange(call))
-            except (redis.ConnectionError, redis.TimeoutError, OSError, redis.ResponseError) as error:
+            except BROKEN as error:
                 failure = self._failure(error, call)
                 if failure or time.monotonic() + pause > until:
                     raise failure or self._unavailable(error, call) from error
@@ -115,13 +122,14 @@ class Wire:
             now = self.clock()
             keys = call.keys.keys
             arguments = (len(keys), *keys, "" if now is None else now, self.process, *call.args)
-            connection.send_command("EVALSHA", call.script.sha, *arguments)
+            evaluate = ("EVALSHA", call.script.sha, *arguments)
+            connection.send_command(*evaluate)
             try:
                 return connection.read_response()
             except redis.exceptions.NoScriptError:
-                connection.send_command("SCRIPT", "LOAD", call.script.source)
+                load = ("SCRIPT", "LOAD", call.script.source)
+                connection.send_packed_command(connection.pack_commands([load, evaluate]))
                 connection.read_response()
-                connection.send_command("EVALSHA", call.script.sha, *arguments)
                 return connection.read_response()
 
     def _failure(self, error: Exception, call: Call[Any] | Command[Any]) -> Exception | None:
@@ -134,7 +142,7 @@ class Wire:
         if code in FULL:
             return self._unavailable(error, call)
         if isinstance(error, redis.ResponseError) and code not in PASSING:
-            return error
+            return ThoonkError(f"{self._config.url} did not understand: {error}; is it a Redis or Valkey server?")
         return None
 
     def _unavailable(self, error: Exception, call: Call[Any] | Command[Any]) -> BrokerUnavailable:
@@ -161,8 +169,7 @@ class Wire:
                 error = raised
 
     def close(self) -> None:
-        """Ends every call that is waiting to be sent again, and all idle connections."""
-        self.closed.set()
+        """Ends all idle connections."""
         while self._idle:
             self._idle.pop().disconnect()
 

@@ -89,6 +89,8 @@ def wait_for_end(ears: Ears, keys: QueueKeys, id: str, timeout: float | None) ->
         bell.close()
         if not ears.wanted(keys, id):
             yield calls.watch(keys, [id], on=False)
+            if ears.wanted(keys, id):  # a wait or a callback began meanwhile
+                yield calls.watch(keys, [id], on=True)
 
 
 def jobs_page(

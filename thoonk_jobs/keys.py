@@ -11,7 +11,11 @@ LAYOUT_VERSION = 1
 
 # Every script gets these keys, in this order; bodies say K.<name>.
 LAYOUT = (
-    ("meta", "hash", "counters seq, token, event; skew of the clock in ms; paused"),
+    (
+        "meta",
+        "hash",
+        "counters seq, token, event; skew of the clock in ms; paused; alarm: when those who wait look by themselves",
+    ),
     ("settings", "hash", "what `configure` set, as text"),
     ("limits", "hash", "`q` the queue, `e` each key, `k<key>` one key: number of running jobs allowed"),
     ("record", "hash", "id -> packed record"),

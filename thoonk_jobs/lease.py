@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import Protocol
 
 from thoonk_jobs import calls
 from thoonk_jobs.calls import AT_ONCE
 from thoonk_jobs.drive import Wire
-from thoonk_jobs.errors import BrokerClosed, ThoonkError
+from thoonk_jobs.errors import BrokerClosed, JobNotFound, StaleClaim, ThoonkError
 from thoonk_jobs.keys import QueueKeys
 from thoonk_jobs.logs import log
 
@@ -38,8 +39,11 @@ class Leases:
         self._thread: threading.Thread | None = None
 
     def hold(self, claim: Held) -> None:
-        """Keeps a new claim."""
+        """Keeps a new claim. Raises BrokerClosed, and gives it back, if the broker was closed while it was taken."""
         name = (claim.keys.base, claim.id, claim.token)
+        if self._wire.closed.is_set():
+            self._return(claim)
+            raise BrokerClosed("the broker was closed while this call waited")
         with self._changed:
             self._held[name] = claim
             if not claim.renewed:
@@ -62,18 +66,28 @@ class Leases:
             log.warning("claim_lost", queue=keys.queue, job_id=id)
             claim.lose()
 
-    def give_back(self) -> None:
-        """Returns every claim that is still held, at no cost to its job."""
+    def give_back(self, claims: Iterable[Held] | None = None) -> None:
+        """Returns these claims, or all that are still held, at no cost to their jobs."""
         with self._changed:
-            held, self._held = list(self._held.values()), {}
-            self._next.clear()
-            self._changed.notify_all()
+            held = list(self._held.values()) if claims is None else claims
         for claim in held:
-            claim.lose()
-            try:
-                self._wire.run(calls.cancel(claim.keys, claim.id, claim.token, "its broker closed", 0, counted=False))
-            except ThoonkError as error:
-                log.warning("claim_left_to_its_lease", queue=claim.keys.queue, job_id=claim.id, error=str(error))
+            self.drop(claim.keys, claim.id, claim.token)
+            self._return(claim)
+
+    def _return(self, claim: Held) -> None:
+        claim.lose()
+        try:
+            self._wire.run_last(calls.cancel(claim.keys, claim.id, claim.token, "its broker closed", 0, counted=False))
+        except ThoonkError as error:
+            log.warning("claim_left_to_its_lease", queue=claim.keys.queue, job_id=claim.id, error=str(error))
+
+    def look_at_all(self, keys: QueueKeys) -> None:
+        """News may have been missed: renews what is renewed anyway at once, which tells what was lost."""
+        with self._changed:
+            for name in self._next:
+                if name[0] == keys.base:
+                    self._next[name] = 0.0
+            self._changed.notify_all()
 
     def _run(self) -> None:
         while not self._wire.closed.is_set():
@@ -109,7 +123,7 @@ class Leases:
         keys = claims[0].keys
         refusals = self._wire.run(calls.renew(keys, [(claim.id, claim.token, claim.lease) for claim in claims]))
         for claim, refusal in zip(claims, refusals, strict=True):
-            if refusal:
+            if isinstance(refusal, StaleClaim | JobNotFound):  # any other: it ended while this call was on its way
                 self.lost(keys, claim.id, claim.token)
 
     def close(self) -> None:

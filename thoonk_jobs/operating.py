@@ -32,7 +32,7 @@ class Operating(QueueBase):
     def stall(self, job: Job | str, reason: str | None = None) -> None:
         """Set a job aside: as its claimant where this Queue object claimed it, else as an operator, if it is live."""
         id = job.id if isinstance(job, Job) else arguments.text(job, "id")
-        if claim := self._claims.get(id):
+        if claim := self.claim_of(id):
             claim.stall(reason)
         else:
             verb_result(self.session.wire.run(calls.stall(self.keys, id, reason_text(reason))))

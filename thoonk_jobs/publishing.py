@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from thoonk_jobs import calls, flows
 from thoonk_jobs.base import QueueBase
 from thoonk_jobs.claim import Job
-from thoonk_jobs.errors import PublishFailed, ThoonkError
+from thoonk_jobs.errors import BrokerUnavailable, PublishFailed, ThoonkError
 from thoonk_jobs.job import Stored
 from thoonk_jobs.publication import Callback, Publication, Publish, prepare
 
@@ -102,6 +102,9 @@ class Publishing(QueueBase):
                     if waiting:
                         session.callbacks.published(waiting, *answer)
                         del expected[len(answers) - 1]
+        except BrokerUnavailable as error:
+            error.job_ids = [publication.id for publication in prepared]
+            raise
         finally:
             for waiting in expected.values():  # refused, or never sent
                 session.callbacks.forget(waiting)

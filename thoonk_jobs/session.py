@@ -72,13 +72,15 @@ class Session:
     def may_have_missed(self, keys: QueueKeys) -> None:
         """Of the subscription: it was made anew."""
         self.callbacks.look_at_all(keys)
+        self.leases.look_at_all(keys)
 
     def close(self) -> None:
-        """Gives back what is held, then ends everything."""
-        self.leases.give_back()
-        self.wire.close()
+        """Ends all that waits, gives back what is held, then ends the rest."""
+        self.wire.closed.set()
         for part in (self.notices, self.callbacks, self.leases):
             part.close()
+        self.leases.give_back()
+        self.wire.close()
 
 
 def verb_result(refusals: list[Any]) -> None:

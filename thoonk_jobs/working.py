@@ -33,20 +33,25 @@ class Working(QueueBase):
         span, lease = arguments.seconds(timeout, "timeout"), lease_seconds(lease)
         session = self.session
         claims: list[Claim] = []
-        while len(claims) < n:
-            most = min(n - len(claims), calls.AT_ONCE)
+        try:
+            while len(claims) < n:
+                most = min(n - len(claims), calls.AT_ONCE)
 
-            def look(wait: bool, most: int = most) -> calls.Call[calls.Look]:
-                return calls.claim(self.keys, session.lane(), new_ticket(), most, lease, session.worker, wait=wait)
+                def look(wait: bool, most: int = most) -> calls.Call[calls.Look]:
+                    return calls.claim(self.keys, session.lane(), new_ticket(), most, lease, session.worker, wait=wait)
 
-            taken = session.wire.follow(flows.take(session, self.keys, look, 0 if claims else span))
-            claims += [claim for claim in (self._hold(job, lease, renew=renew) for job in taken) if claim]
-            if len(taken) < most and (claims or not taken):
-                break
+                taken = session.wire.follow(flows.take(session, self.keys, look, 0 if claims else span))
+                for job in taken:
+                    claims += self._hold(job, lease, renew=renew)
+                if len(taken) < most and (claims or not taken):
+                    break
+        except BaseException:
+            session.leases.give_back(claims)  # nobody will get to see them
+            raise
         return claims
 
-    def _hold(self, taken: calls.Taken, lease: float, *, renew: bool) -> Claim | None:
-        """The claim of a job; None, and the job stalled, where its stored data cannot be read."""
+    def _hold(self, taken: calls.Taken, lease: float, *, renew: bool) -> list[Claim]:
+        """The claim of a job; none, and the job stalled, where its stored data cannot be read."""
         claim = Claim(self, taken, lease, renewed=renew)
         self._claims[taken.id] = claim
         self.session.leases.hold(claim)
@@ -57,14 +62,14 @@ class Working(QueueBase):
             _ = claim.data
         except PayloadError as error:
             claim.stall(f"its data cannot be read: {error}")
-            return None
-        return claim
+            return []
+        return [claim]
 
     def _claim_of(self, job: Job | str, verb: str) -> Claim:
         id = job.id if isinstance(job, Job) else arguments.text(job, "id")
         if isinstance(job, Claim):
             return job
-        if claim := self._claims.get(id):
+        if claim := self.claim_of(id):
             return claim
         state = self.job(id).state
         raise TransitionRefused(

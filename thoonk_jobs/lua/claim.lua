@@ -76,11 +76,17 @@ local function answer(more, ids)
   return reply
 end
 
+-- This process is told when jobs may be there, or when something is due earlier than it knows now.
+local function register()
+  local due = T.next_due()
+  local alarm = math.min(T.alarm or math.huge, due < 0 and math.huge or T.now + due)
+  redis.call('ZADD', K.waiters, 'NX', string.format('%.0f', T.micros), T.caller)
+  if alarm ~= T.alarm then redis.call('HSET', K.meta, 'alarm', alarm == math.huge and 'inf' or string.format('%.0f', alarm)) end
+end
+
 local again = replay()
 if again then return answer(false, again) end
 local more = T.settle()
 local ids = take()
-if #ids < most and ARGV[8] == '1' then
-  redis.call('ZADD', K.waiters, 'NX', string.format('%.0f', T.micros), T.caller)
-end
+if #ids < most and ARGV[8] == '1' then register() end
 return answer(more, ids)

@@ -95,12 +95,26 @@ local function notify()
   end
 end
 
--- Whoever waits for jobs looks again, once something may be there or may be due earlier.
+-- Whoever waits for jobs looks again, once something may be there or is due before they would look by themselves.
 function T.wake()
   local waiters = redis.call('ZRANGE', K.waiters, 0, -1)
   if #waiters == 0 then return end
   redis.call('DEL', K.waiters)
+  redis.call('HDEL', K.meta, 'alarm')
+  T.alarm = nil
   for _, process in ipairs(waiters) do redis.call('SPUBLISH', T.base .. ':p:' .. process, 'w') end
+end
+
+local function due_earlier(added)
+  if not T.alarm then return false end
+  for _, key in ipairs({K.scheduled, K.claimed, K.expiring, K.dated}) do
+    local list = added[key] or {}
+    local ahead = key == K.dated and T.now - T.wall or 0
+    for at = 1, #list, 2 do
+      if list[at] + ahead < T.alarm then return true end
+    end
+  end
+  return false
 end
 
 function T.commit()
@@ -111,6 +125,6 @@ function T.commit()
   announce()
   redis.call('HSET', K.meta, 'seq', T.seq, 'token', T.token, 'event', T.event)
   notify()
-  if added[K.scheduled] or added[K.dated] or (added[K.available] and not T.paused) then T.wake() end
+  if (added[K.available] and not T.paused) or due_earlier(added) then T.wake() end
   T.begin()
 end

@@ -22,7 +22,7 @@ end
 
 -- Two clocks in milliseconds: wall for dates; now, the elapsed one, for leases, delays, deadlines and retention.
 do
-  local meta = redis.call('HMGET', K.meta, 'seq', 'token', 'event', 'skew', 'paused')
+  local meta = redis.call('HMGET', K.meta, 'seq', 'token', 'event', 'skew', 'paused', 'alarm')
   T.seq, T.token, T.event = tonumber(meta[1]) or 0, tonumber(meta[2]) or 0, tonumber(meta[3]) or 0
   if ARGV[1] == '' then
     local time = redis.call('TIME')
@@ -34,6 +34,7 @@ do
   T.now = T.wall + (tonumber(meta[4]) or 0)
   T.paused = meta[5] == '1'
   T.new_queue = not meta[1]
+  T.alarm = meta[6] == 'inf' and math.huge or tonumber(meta[6] or nil) -- when those who wait will look by themselves; nil: nobody waits
   T.begin()
 end
 

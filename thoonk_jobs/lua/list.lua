@@ -4,10 +4,19 @@
 
 local key, score, member, most = K[ARGV[3]], tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
 
+-- By bytes, as the index is ordered; Lua's own comparison follows the server's locale.
+local function not_after(one, other)
+  for at = 1, math.min(#one, #other) do
+    local a, b = string.byte(one, at), string.byte(other, at)
+    if a ~= b then return a < b end
+  end
+  return #one <= #other
+end
+
 local function before_or_at(rank)
   local entry = redis.call('ZRANGE', key, rank, rank, 'WITHSCORES')
   local there = tonumber(entry[2])
-  return there < score or there == score and entry[1] <= member
+  return there < score or there == score and not_after(entry[1], member)
 end
 
 -- The first rank past an entry that may be gone by now: entries are in order, so halve.

@@ -1,6 +1,7 @@
 -- retry: stalled -> available
 -- hold: absent, scheduled, stalled, finished -> waiting
 -- with: limits
+-- flags: allow-oom
 -- args: (id)*
 -- replies: the row's code; or {why, state}
 
