@@ -243,7 +243,7 @@ def test_a_stop_and_a_start_keep_the_data(server):
     assert client_of(server).get("letter") == "kept"
 
 
-def killed_while_it_writes(server: EmbeddedServer, first: int, **settings: str) -> list[int]:
+def killed_while_it_writes(server: EmbeddedServer, first: int) -> list[int]:
     """The keys whose SET was acknowledged before kill -9 hit the server in the middle of the stream."""
     client, pid, enough = client_of(server), pid_of(server), threading.Event()
     acknowledged: list[int] = []
@@ -256,8 +256,6 @@ def killed_while_it_writes(server: EmbeddedServer, first: int, **settings: str) 
                 if len(acknowledged) == 50:
                     enough.set()
 
-    for name, value in settings.items():
-        client.config_set(name, value)
     writer = threading.Thread(target=write)
     writer.start()
     assert enough.wait(10)
@@ -270,26 +268,14 @@ def kept(server: EmbeddedServer, keys: list[int]) -> list[int]:
     return [int(value) for value in client_of(server).mget(map(str, keys)) if value is not None]
 
 
-def test_in_twenty_rounds_of_kill_9_no_acknowledged_write_is_lost_where_writes_never_wait_for_an_fsync(server):
+def test_in_twenty_rounds_of_kill_9_no_acknowledged_write_is_lost(server):
     acknowledged: list[int] = []
 
     for number in range(20):
-        acknowledged += killed_while_it_writes(server, number * 1_000_000, appendfsync="no")
+        acknowledged += killed_while_it_writes(server, number * 1_000_000)
         assert kept(server, acknowledged) == acknowledged
 
     assert launched(server) == 21
-
-
-def test_with_the_default_fsync_kill_9_costs_at_most_the_end_of_the_stream(server):
-    # "everysec" acknowledges what it has yet to write while an fsync runs (valkey's flushAppendOnlyFile).
-    survivors: list[int] = []
-
-    for number in range(10):
-        acknowledged = killed_while_it_writes(server, number * 1_000_000)
-        found = kept(server, acknowledged)
-        assert found == acknowledged[: len(found)] != []
-        survivors += found
-        assert kept(server, survivors) == survivors
 
 
 def test_start_waits_until_a_large_data_set_is_loaded(server):
@@ -417,7 +403,7 @@ def test_it_keeps_an_aof_evicts_nothing_and_allows_no_debug(server):
     info = client.info()
 
     assert (info["aof_enabled"], info["maxmemory_policy"]) == (1, "noeviction")
-    assert client.config_get("appendfsync", "save") == {"appendfsync": "everysec", "save": ""}
+    assert client.config_get("appendfsync", "save") == {"appendfsync": "no", "save": ""}
     with pytest.raises(redis.ResponseError, match="DEBUG"):
         client.execute_command("DEBUG", "SLEEP", "0")
 

@@ -30,6 +30,7 @@ TABLE = {
     "news": "protocol",
     "flows": "protocol",
     "embedded": "server",
+    "sync": "server",
     "drive": "clients",
     "notices": "clients",
     "callbacks": "clients",

@@ -18,6 +18,7 @@ from thoonk_jobs.config import Config
 from thoonk_jobs.embedded import EmbeddedServer
 from thoonk_jobs.errors import BrokerClosed, BrokerUnavailable, ConfigError, IncompatibleServer, ThoonkError
 from thoonk_jobs.keys import LAYOUT_VERSION, layout_key
+from thoonk_jobs.sync import DiskSync
 from thoonk_jobs.logs import log
 
 T = TypeVar("T")
@@ -44,6 +45,7 @@ class Wire:
         self.closed = threading.Event()
         self._config = config
         self._server = EmbeddedServer(config.directory) if config.embedded else None
+        self._sync = DiskSync(self._server.directory) if self._server else None
         self._idle: deque[Any] = deque()
         self._pool: tuple[str, redis.ConnectionPool] | None = None
 
@@ -119,6 +121,8 @@ class Wire:
             if isinstance(call, Command):
                 connection.send_command(*call.args)
                 return connection.read_response()
+            if self._sync:
+                self._sync.wrote()
             now = self.clock()
             keys = call.keys.keys
             arguments = (len(keys), *keys, "" if now is None else now, self.process, *call.args)
@@ -169,7 +173,9 @@ class Wire:
                 error = raised
 
     def close(self) -> None:
-        """Ends all idle connections."""
+        """Ends all idle connections, and puts the last writes on the disk."""
+        if self._sync:
+            self._sync.close()
         while self._idle:
             self._idle.pop().disconnect()
 

@@ -37,7 +37,7 @@ OTHER_WAY = "or set THOONK_URL to a server, as redis://localhost:6379"
 
 SETTINGS = {
     "port": "0", "unixsocketperm": "700", "daemonize": "no", "enable-debug-command": "no", "save": "",
-    "appendonly": "yes", "appendfsync": "everysec", "maxmemory-policy": "noeviction",
+    "appendonly": "yes", "appendfsync": "no", "maxmemory-policy": "noeviction",
 }  # fmt: skip
 _children: set[_Child] = set()
 _no_fork = threading.RLock()  # a fork while a server's lock is open here would keep that lock, and so a ghost, alive
@@ -63,9 +63,9 @@ class EmbeddedServer:
 
     directory  where its data lives; None is THOONK_HOME, else the user's data directory.
 
-    It writes all to disk: `stop` loses nothing, a crash or kill -9 of the server may cost what it acknowledged while an
-    fsync ran (milliseconds each second, at most two), a power cut the last seconds. It runs in its own session and
-    outlives its starter. Processes, threads and forks may call all at any time: a directory never has two servers.
+    It hands every write to the kernel before it answers: `stop`, a crash or kill -9 of the server lose nothing; a power
+    cut costs what no client had synced (see `sync`). It runs in its own session and outlives its starter.
+    Processes, threads and forks may call all at any time: a directory never has two servers.
     """
 
     def __init__(self, directory: str | os.PathLike[str] | None = None) -> None:
