@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -169,10 +169,11 @@ class Oracle:
             job.until = self.now + delay * 1000
         self.move(job, "schedule" if delay else "publish")
 
-    def claim(self, most: int, lease: float) -> list[tuple[str, int]]:
-        """What is taken: ids with their tokens."""
+    def claim(self, most: int, lease: float, only: Sequence[str] | None = None) -> list[tuple[str, int]]:
+        """What is taken: ids with their tokens. only: of those, in the order of all."""
         self.settle()
         free = [] if self.paused else sorted(self._in(State.AVAILABLE), key=lambda job: job.urgency)
+        free = [job for job in free if only is None or job.id in only]
         for job in free[:most]:
             self.move(job, "claim")
             job.token, job.until, job.claims = self.draw(), self.now + lease * 1000, job.claims + 1
@@ -334,7 +335,6 @@ class Oracle:
     # Time.
 
     def settle(self) -> None:
-        stalled = len(self._in(State.STALLED))
         for job in self._due(*ROWS["lapse"].sources, when=lambda job: job.expires):
             self._dispossess(job)
             self.move(job, "lapse")
@@ -346,7 +346,7 @@ class Oracle:
             job.order, job.until = self.place(job.priority == INF), 0
             self.move(job, "promote")
         self._forget()
-        self._trim(stalled=True, of=stalled)
+        self._trim(stalled=True)
 
     def _sweep(self) -> None:
         """Along with a publish or a finish, once something is over by more than a second."""
@@ -360,15 +360,15 @@ class Oracle:
             else:
                 self._strip(job)
 
-    def _trim(self, *, finished: bool = False, stalled: bool = False, of: int | None = None) -> None:
-        """What is beyond keep_last and keep_stalled goes, the earliest first; of: how many were stalled before."""
+    def _trim(self, *, finished: bool = False, stalled: bool = False) -> None:
+        """What is beyond keep_last and keep_stalled goes, the earliest first."""
         ended = [job for job in self._in(State.FINISHED) if not job.bare and not job.waited_for]
-        aside = self._in(State.STALLED)[:of]
+        aside = self._in(State.STALLED)
         if finished and len(ended) > self.keep_last:
             for job in sorted(ended, key=_by_until)[: len(ended) - int(self.keep_last)]:
                 self._strip(job)
         if stalled and len(aside) > self.keep_stalled:
-            for job in sorted(self._in(State.STALLED), key=_by_until)[: len(aside) - int(self.keep_stalled)]:
+            for job in sorted(aside, key=_by_until)[: len(aside) - int(self.keep_stalled)]:
                 self.move(job, "retract")
 
     def _due(self, *states: State, when: Callable[[Job], float] = lambda job: job.until) -> list[Job]:
@@ -403,12 +403,16 @@ class Oracle:
 
     def over(self) -> list[str]:
         """The limits below what runs now."""
-        held = [job.key for job in self._in(*SLOTTED)]
-        return [
-            field
-            for field, allowed in self.limits.items()
-            if (len(held) if field == "q" else held.count(field[1:])) > allowed
-        ]
+        held = self._held(*SLOTTED)
+        return [field for field, allowed in self.limits.items() if held[field] > allowed]
+
+    def running(self) -> dict[str, int]:
+        """How many jobs that each limit counts are claimed."""
+        return self._held(State.CLAIMED)
+
+    def _held(self, *states: State) -> dict[str, int]:
+        keys = [job.key for job in self._in(*states)]
+        return {field: len(keys) if field == "q" else keys.count(field[1:]) for field in self.limits}
 
 
 def _by_until(job: Job) -> tuple[float, bytes]:

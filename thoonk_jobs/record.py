@@ -42,6 +42,7 @@ TEXTS = (
     ("backoff", "seconds before each further attempt: numbers with commas"),
     ("worker", "claimant: process@host:pid"),
     ("reason", "why it was stalled, cancelled, retracted ..."),
+    ("replacer", "of a unique job: 16 digits of the SHA-1 of the id under which newer data came last"),
 )
 RUN = (
     ("outcome", "B", "number of the outcome; 0 while there is none"),

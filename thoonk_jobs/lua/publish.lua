@@ -62,13 +62,14 @@ local function holder_of(name)
 end
 
 -- The unique name is taken: refuse, answer with its holder, or give the holder the newer data.
-local function meet(holder, digest, spec, data)
-  local job = T.jobs[holder]
+local function meet(holder, id, digest, spec, data)
+  local job, replacer = T.jobs[holder], string.sub(redis.sha1hex(id), 1, 16)
+  if spec.conflict == 2 and job[REPLACER] == replacer then return {holder} end
   if spec.conflict == 2 and EDGES.postpone.from[job[STATE]] then
     T.touch(holder)
     plan(job, spec)
     if job[UNTIL] == 0 then job[UNTIL] = T.now end
-    job[DIGEST] = digest
+    job[DIGEST], job[REPLACER] = digest, replacer
     T.move(holder, 'postpone')
     store(holder, data)
   elseif spec.conflict ~= 1 then
@@ -92,7 +93,7 @@ local function publish(id, digest, spec, data)
   local most = T.number_setting('max_payload', 1048576)
   if #data > most then return {'too-large', ABSENT, string.format('%.0f', most)} end
   local holder = holder_of(spec.unique)
-  if holder then return meet(holder, digest, spec, data) end
+  if holder then return meet(holder, id, digest, spec, data) end
   if draft(id, digest, spec)[UNTIL] > 0 then T.move(id, 'schedule') else T.admit(id, 'publish') end
   store(id, data)
   return id
