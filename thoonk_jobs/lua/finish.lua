@@ -7,6 +7,8 @@
 -- replies: the row's code; or {why, state}
 
 local answers = {}
+T.sweep()
+T.commit()
 for at, id in ipairs(T.items(3, 3)) do
   local token, result = ARGV[3 * at + 1], ARGV[3 * at + 2]
   local answer = T.ask(id, {'finish'}, token)
@@ -22,6 +24,5 @@ for at, id in ipairs(T.items(3, 3)) do
 end
 T.commit()
 T.trim_finished()
-T.sweep()
 T.release_freed()
 return answers

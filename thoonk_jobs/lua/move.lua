@@ -67,7 +67,7 @@ local function take_or_give(id, job, from, to)
   local name = job[UNIQUE]
   if name == '' then return end
   if T.live[to] and not T.live[from] then T.names[name] = id end
-  if not T.live[to] then T.names[name] = false end
+  if T.live[from] and not T.live[to] then T.names[name] = false end
   if to == CLAIMED and job[PASSING] == 1 then
     T.names[name], job[UNIQUE] = false, ''
   end
