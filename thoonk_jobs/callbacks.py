@@ -163,9 +163,12 @@ class CallbackThread:
     def _tell(self, keys: QueueKeys, stalls: dict[str, float]) -> None:
         """Reads these jobs once, calls back, and says which ends were heard."""
         heard = []
+        with self._changed:
+            # Before the read: what is not there yet, as its publish is on its way, must not pass for gone.
+            published = {id: [it for it in self._expected.get((keys, id), ()) if it.published] for id in stalls}
         found = self._wire.run(calls.read(keys, list(stalls)))
         for (id, since), stored in zip(stalls.items(), found, strict=True):
-            for expected in list(self._expected.get((keys, id), ())):
+            for expected in list(self._expected.get((keys, id), ())) if stored else published[id]:
                 if self._tell_one(expected, stored, since):
                     heard.append(id)
         with self._changed:
@@ -178,8 +181,6 @@ class CallbackThread:
 
     def _tell_one(self, expected: Expected, stored: Stored | None, since: float) -> bool:
         """Calls back what is new of a job; True once its end was told."""
-        if stored is None and not expected.published:
-            return False  # not gone: on its way
         job = self._make_job(expected.keys, expected.id, stored or expected.known)
         if stored and expected.callbacks.on_progress:
             self._tell_progress(expected, job)
