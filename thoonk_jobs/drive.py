@@ -18,8 +18,8 @@ from thoonk_jobs.config import Config
 from thoonk_jobs.embedded import EmbeddedServer
 from thoonk_jobs.errors import BrokerClosed, BrokerUnavailable, ConfigError, IncompatibleServer, ThoonkError
 from thoonk_jobs.keys import LAYOUT_VERSION, layout_key
-from thoonk_jobs.sync import DiskSync
 from thoonk_jobs.logs import log
+from thoonk_jobs.sync import DiskSync
 
 T = TypeVar("T")
 
