@@ -15,8 +15,8 @@ from thoonk_jobs.machine import CODES, LIVE, ROWS, SLOTTED, State
 
 STATES = tuple(State)
 STATE_INDEXES = (
-    "scheduled", "dated", "waiting", "parked", "available", "claimed", "stalled", "finished", "unheard", "bare", "expiring",
-    "keyed",
+    "scheduled", "dated", "waiting", "parked", "available", "claimed", "stalled", "finished", "unheard", "bare",
+    "expiring", "keyed",
 )  # fmt: skip
 REPORT_ROWS = ("progress", "log", "emit")
 FRONT = 2**52
