@@ -6,12 +6,14 @@ import itertools
 import os
 import shutil
 import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import redis
+from helpers import Heard
 
 from thoonk_jobs import Broker, EmbeddedServer, Queue
 
@@ -97,6 +99,13 @@ def queue(broker: Broker) -> Queue:
 
 
 @pytest.fixture
+def elsewhere(url: str, namespace: str) -> Iterator[Queue]:
+    """The same queue, as another process has it."""
+    with Broker(url, namespace=namespace) as broker:
+        yield broker.queue("letters")
+
+
+@pytest.fixture
 def client(url: str) -> Iterator[redis.Redis]:
     """A plain client of the same server."""
     with redis.Redis.from_url(url) as client:
@@ -115,3 +124,29 @@ def clock(broker: Broker, client: redis.Redis) -> Clock:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path
+
+
+@pytest.fixture
+def everything(client: redis.Redis, namespace: str) -> Callable[[], dict[bytes, bytes]]:
+    """All keys of the namespace, byte for byte."""
+    return lambda: {key: client.dump(key) for key in client.scan_iter(match=f"*{namespace}:*")}
+
+
+@pytest.fixture
+def heard() -> Heard:
+    return Heard()
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts a real process of its own; it is killed at the end."""
+    started: list[subprocess.Popen[str]] = []
+
+    def run(code: str, *args: str) -> subprocess.Popen[str]:
+        started.append(subprocess.Popen([sys.executable, "-c", code, *args], stdout=subprocess.PIPE, text=True))
+        return started[-1]
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()

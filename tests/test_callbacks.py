@@ -6,73 +6,12 @@ import logging
 import queue as queues
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from helpers import SOON, Heard, in_thread, taken, until
 
-from thoonk_jobs import Broker, Claim, Job, JobExists, JobFailed, JobNotFound, Outcome, Queue, State
-
-SOON = 20.0
-
-
-@pytest.fixture
-def elsewhere(url: str, namespace: str) -> Iterator[Queue]:
-    """The same queue, as another process has it."""
-    with Broker(url, namespace=namespace) as broker:
-        yield broker.queue("letters")
-
-
-def taken(queue: Queue) -> Claim:
-    claim = queue.get(timeout=0)
-    assert claim is not None
-    return claim
-
-
-def in_thread(act: Callable[[], Any]) -> queues.SimpleQueue[Any]:
-    """Runs it on a thread of its own; what it returned or raised is put into the queue."""
-    answer: queues.SimpleQueue[Any] = queues.SimpleQueue()
-
-    def run() -> None:
-        try:
-            answer.put(act())
-        except Exception as error:
-            answer.put(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return answer
-
-
-def until(condition: Callable[[], object], seconds: float = SOON) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.005)
-
-
-class Heard:
-    """What callbacks were called with, and how often for each job."""
-
-    def __init__(self) -> None:
-        self.jobs: list[Job] = []
-        self.news: queues.SimpleQueue[Job] = queues.SimpleQueue()
-
-    def __call__(self, job: Job) -> None:
-        self.jobs.append(job)
-        self.news.put(job)
-
-    @property
-    def times(self) -> Counter[str]:
-        return Counter(job.id for job in self.jobs)
-
-    def once_each(self, ids: list[str]) -> bool:
-        return self.times == Counter(dict.fromkeys(ids, 1))
-
-
-@pytest.fixture
-def heard() -> Heard:
-    return Heard()
+from thoonk_jobs import Broker, Job, JobExists, JobFailed, JobNotFound, Outcome, Queue, State
 
 
 def settled(broker: Broker) -> None:

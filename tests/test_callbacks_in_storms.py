@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import queue as queues
-import subprocess
 import sys
 import threading
 import time
@@ -14,32 +13,9 @@ from typing import Any
 
 import pytest
 import redis
+from helpers import SOON, Heard, in_time, until
 
 from thoonk_jobs import Broker, Job, Outcome, Publish, Queue, State, TransitionRefused
-
-SOON = 30.0
-
-
-@pytest.fixture
-def elsewhere(url: str, namespace: str) -> Iterator[Queue]:
-    """The same queue, as another process has it."""
-    with Broker(url, namespace=namespace) as broker:
-        yield broker.queue("letters")
-
-
-@pytest.fixture
-def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts a real process of its own; it is killed at the end."""
-    started: list[subprocess.Popen[str]] = []
-
-    def run(code: str, *args: str) -> subprocess.Popen[str]:
-        started.append(subprocess.Popen([sys.executable, "-c", code, *args], stdout=subprocess.PIPE, text=True))
-        return started[-1]
-
-    yield run
-    for process in started:
-        process.kill()
-        process.communicate()
 
 
 @pytest.fixture
@@ -49,42 +25,6 @@ def hasty() -> Iterator[None]:
     sys.setswitchinterval(0.000005)
     yield
     sys.setswitchinterval(usual)
-
-
-class Heard:
-    """What was told, and how often for each job."""
-
-    def __init__(self) -> None:
-        self.jobs: list[Job] = []
-
-    def __call__(self, job: Job) -> None:
-        self.jobs.append(job)
-
-    @property
-    def times(self) -> Counter[str]:
-        return Counter(job.id for job in self.jobs)
-
-    @property
-    def outcomes(self) -> set[Outcome | None]:
-        return {job.outcome for job in self.jobs}
-
-
-@pytest.fixture
-def heard() -> Heard:
-    return Heard()
-
-
-def in_time(condition: Callable[[], object], seconds: float = SOON) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.005)
-    return True
-
-
-def until(condition: Callable[[], object]) -> None:
-    assert in_time(condition), "waited in vain"
 
 
 def once(jobs: list[Job]) -> Counter[str]:

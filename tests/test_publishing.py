@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import queue as queues
 import random
-import threading
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-import redis
+from helpers import INF, SOON, in_thread, taken
 
 from thoonk_jobs import (
-    Broker,
-    Claim,
     InvalidArgument,
     Job,
     JobExists,
@@ -28,45 +24,9 @@ from thoonk_jobs import (
     calls,
 )
 
-SOON = 10.0
-INF = float("inf")
-
-
-@pytest.fixture
-def elsewhere(url: str, namespace: str) -> Iterator[Queue]:
-    """The same queue, as another process has it."""
-    with Broker(url, namespace=namespace) as broker:
-        yield broker.queue("letters")
-
-
-@pytest.fixture
-def everything(client: redis.Redis, namespace: str) -> Callable[[], dict[bytes, bytes]]:
-    """All keys of the namespace, byte for byte."""
-    return lambda: {key: client.dump(key) for key in client.scan_iter(match=f"*{namespace}:*")}
-
-
-def taken(queue: Queue) -> Claim:
-    claim = queue.get(timeout=0)
-    assert claim is not None
-    return claim
-
 
 def drained(queue: Queue) -> list[Any]:
     return [claim.data for claim in queue.get_many(1000, timeout=0)]
-
-
-def in_thread(act: Callable[[], Any]) -> queues.SimpleQueue[Any]:
-    """Runs it on a thread of its own; what it returned or raised is put into the queue."""
-    answer: queues.SimpleQueue[Any] = queues.SimpleQueue()
-
-    def run() -> None:
-        try:
-            answer.put(act())
-        except Exception as error:
-            answer.put(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return answer
 
 
 # Ids

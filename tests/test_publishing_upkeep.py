@@ -3,51 +3,14 @@
 from __future__ import annotations
 
 import queue as queues
-import threading
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import redis
+from helpers import INF, SOON, in_thread, taken
 
-from thoonk_jobs import Broker, Claim, InvalidArgument, Outcome, Publish, Queue, StaleClaim, State, calls
-
-SOON = 10.0
-INF = float("inf")
-
-
-@pytest.fixture
-def elsewhere(url: str, namespace: str) -> Iterator[Queue]:
-    """The same queue, as another process has it."""
-    with Broker(url, namespace=namespace) as broker:
-        yield broker.queue("letters")
-
-
-@pytest.fixture
-def everything(client: redis.Redis, namespace: str) -> Callable[[], dict[bytes, bytes]]:
-    """All keys of the namespace, byte for byte."""
-    return lambda: {key: client.dump(key) for key in client.scan_iter(match=f"*{namespace}:*")}
-
-
-def taken(queue: Queue) -> Claim:
-    claim = queue.get(timeout=0)
-    assert claim is not None
-    return claim
-
-
-def in_thread(act: Callable[[], Any]) -> queues.SimpleQueue[Any]:
-    """Runs it on a thread of its own; what it returned or raised is put into the queue."""
-    answer: queues.SimpleQueue[Any] = queues.SimpleQueue()
-
-    def run() -> None:
-        try:
-            answer.put(act())
-        except Exception as error:
-            answer.put(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return answer
+from thoonk_jobs import InvalidArgument, Outcome, Publish, Queue, StaleClaim, State, calls
 
 
 def until_it_waits(client: redis.Redis, queue: Queue) -> None:

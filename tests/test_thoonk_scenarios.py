@@ -7,17 +7,14 @@ import queue as queues
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 import redis
+from helpers import SOON, in_thread, taken, until
 
 from thoonk_jobs import (
-    Broker,
-    Claim,
     InvalidArgument,
     Job,
     JobNotFound,
@@ -27,16 +24,6 @@ from thoonk_jobs import (
     State,
     TransitionRefused,
 )
-
-SOON = 10.0
-"""Seconds that something immediate may take on a slow machine."""
-
-
-@pytest.fixture
-def elsewhere(url: str, namespace: str) -> Iterator[Queue]:
-    """The same queue, as another process has it."""
-    with Broker(url, namespace=namespace) as broker:
-        yield broker.queue("letters")
 
 
 class Process:
@@ -74,36 +61,9 @@ def process() -> Iterator[Callable[..., Process]]:
         one.kill()
 
 
-def until(condition: Callable[[], object], seconds: float = SOON) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.005)
-
-
-def in_thread(act: Callable[[], Any]) -> queues.SimpleQueue[Any]:
-    """Runs it on a thread of its own; what it returned or raised is put into the queue."""
-    answer: queues.SimpleQueue[Any] = queues.SimpleQueue()
-
-    def run() -> None:
-        try:
-            answer.put(act())
-        except Exception as error:
-            answer.put(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return answer
-
-
 def waiting(client: redis.Redis, queue: Queue) -> int:
     """How many processes are registered as waiting for jobs."""
     return int(client.zcard(f"{queue.keys.base}:waiters"))
-
-
-def taken(queue: Queue) -> Claim:
-    claim = queue.get(timeout=0)
-    assert claim is not None
-    return claim
 
 
 def test_t1_an_item_published_without_an_id_gets_one_and_is_claimed_and_finished_with_a_result(queue):

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import redis
+from helpers import INF, until
 
 from thoonk_jobs import (
-    Broker,
     Claim,
     InvalidArgument,
     JobError,
@@ -23,35 +20,12 @@ from thoonk_jobs import (
     TransitionRefused,
 )
 
-SOON = 10.0
-INF = float("inf")
-
-
-@pytest.fixture
-def elsewhere(url: str, namespace: str) -> Iterator[Queue]:
-    """The same queue, as another process has it."""
-    with Broker(url, namespace=namespace) as broker:
-        yield broker.queue("letters")
-
-
-@pytest.fixture
-def everything(client: redis.Redis, namespace: str) -> Callable[[], dict[bytes, bytes]]:
-    """All keys of the namespace, byte for byte."""
-    return lambda: {key: client.dump(key) for key in client.scan_iter(match=f"*{namespace}:*")}
-
 
 def taken(queue: Queue, *, lease: float = 30, renew: bool = False) -> Claim:
     """Not renewed, so that nothing is written behind the back of a test that compares all keys."""
     claim = queue.get(timeout=0, lease=lease, renew=renew)
     assert claim is not None
     return claim
-
-
-def until(condition: Callable[[], object], seconds: float = SOON) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.005)
 
 
 VERBS: dict[str, tuple[tuple[Any, ...], State]] = {

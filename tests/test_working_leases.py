@@ -4,58 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import queue as queues
-import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 import redis
+from helpers import INF, SOON, in_thread, taken, until
 
 from thoonk_jobs import Broker, BrokerClosed, Claim, InvalidArgument, PayloadError, Queue, StaleClaim, State, calls
-
-SOON = 10.0
-INF = float("inf")
-
-
-@pytest.fixture
-def elsewhere(url: str, namespace: str) -> Iterator[Queue]:
-    """The same queue, as another process has it."""
-    with Broker(url, namespace=namespace) as broker:
-        yield broker.queue("letters")
-
-
-@pytest.fixture
-def everything(client: redis.Redis, namespace: str) -> Callable[[], dict[bytes, bytes]]:
-    """All keys of the namespace, byte for byte."""
-    return lambda: {key: client.dump(key) for key in client.scan_iter(match=f"*{namespace}:*")}
-
-
-def taken(queue: Queue, **options: Any) -> Claim:
-    claim = queue.get(timeout=0, **options)
-    assert claim is not None
-    return claim
-
-
-def until(condition: Callable[[], object], seconds: float = SOON) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.005)
-
-
-def in_thread(act: Callable[[], Any]) -> queues.SimpleQueue[Any]:
-    """Runs it on a thread of its own; what it returned or raised is put into the queue."""
-    answer: queues.SimpleQueue[Any] = queues.SimpleQueue()
-
-    def run() -> None:
-        try:
-            answer.put(act())
-        except Exception as error:
-            answer.put(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return answer
 
 
 def test_get_many_waits_for_the_first_then_takes_what_is_there(queue):

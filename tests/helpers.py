@@ -1,0 +1,72 @@
+"""What many tests do: take a job, wait for a condition, run beside, listen."""
+
+from __future__ import annotations
+
+import queue as queues
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from thoonk_jobs import Claim, Job, Outcome, Queue
+
+SOON = 20.0
+"""Seconds that something immediate may take on a slow machine."""
+INF = float("inf")
+
+
+def taken(queue: Queue, **options: Any) -> Claim:
+    claim = queue.get(timeout=0, **options)
+    assert claim is not None
+    return claim
+
+
+def in_time(condition: Callable[[], object], seconds: float = SOON) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+def until(condition: Callable[[], object], seconds: float = SOON) -> None:
+    assert in_time(condition, seconds), "waited in vain"
+
+
+def in_thread(act: Callable[[], Any]) -> queues.SimpleQueue[Any]:
+    """Runs it on a thread of its own; what it returned or raised is put into the queue."""
+    answer: queues.SimpleQueue[Any] = queues.SimpleQueue()
+
+    def run() -> None:
+        try:
+            answer.put(act())
+        except Exception as error:
+            answer.put(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return answer
+
+
+class Heard:
+    """What callbacks were called with, and how often for each job."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+        self.news: queues.SimpleQueue[Job] = queues.SimpleQueue()
+
+    def __call__(self, job: Job) -> None:
+        self.jobs.append(job)
+        self.news.put(job)
+
+    @property
+    def times(self) -> Counter[str]:
+        return Counter(job.id for job in self.jobs)
+
+    @property
+    def outcomes(self) -> set[Outcome | None]:
+        return {job.outcome for job in self.jobs}
+
+    def once_each(self, ids: list[str]) -> bool:
+        return self.times == Counter(dict.fromkeys(ids, 1))
