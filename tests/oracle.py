@@ -144,7 +144,7 @@ class Oracle:
         return id
 
     def _meet(self, holder: Job, id: str, data: str, spec: dict[str, Any]) -> Any:
-        if (holder.via, holder.replaced_by, holder.data) == ("postpone", id, data):
+        if (spec["conflict"], holder.replaced_by, holder.data) == (2, id, data):
             pass  # this very request, again
         elif spec["conflict"] == 2 and State(holder.state) in ROWS["postpone"].sources:
             holder.until, holder.dated = self.now + spec.get("delay", 0) * 1000, False

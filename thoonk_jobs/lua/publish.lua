@@ -64,7 +64,7 @@ end
 -- The unique name is taken: refuse, answer with its holder, or give the holder the newer data.
 local function meet(holder, id, digest, spec, data)
   local job, replacer = T.jobs[holder], string.sub(redis.sha1hex(id), 1, 16)
-  if spec.conflict == 2 and job[REPLACER] == replacer then return {holder} end
+  if spec.conflict == 2 and job[REPLACER] == replacer and job[DIGEST] == digest then return {holder} end
   if spec.conflict == 2 and EDGES.postpone.from[job[STATE]] then
     T.touch(holder)
     plan(job, spec)
