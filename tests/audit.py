@@ -167,7 +167,7 @@ def _places(id: bytes, job: Any) -> Iterator[tuple[str, float, bytes]]:
     if job.key:
         prefix = _frame(job.key)
         if state in SLOTTED:
-            yield "keyed", 0, prefix + b"r" + id
+            yield "keyed", 0, prefix + (b"c" if state is State.CLAIMED else b"r") + id
         elif state is State.SCHEDULED or (state is State.WAITING and job.held == 1):
             yield "keyed", 0, prefix + b"s" + id
         elif state is State.WAITING:

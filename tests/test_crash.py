@@ -29,7 +29,7 @@ class Publisher(threading.Thread):
     """Publishes without end, one job at a time and some at once; notes what was acknowledged."""
 
     def __init__(self, broker: Broker, number: int, stop: threading.Event) -> None:
-        super().__init__(name=f"publisher {number}")
+        super().__init__(name=f"publisher {number}", daemon=True)
         self.queue, self.number, self.stop = broker.queue("letters"), number, stop
         self.acknowledged: list[str] = []
         self.error: BaseException | None = None
@@ -51,7 +51,7 @@ class Worker(threading.Thread):
     """Claims and finishes without end; notes which finishes were acknowledged."""
 
     def __init__(self, broker: Broker, stop: threading.Event) -> None:
-        super().__init__(name="worker")
+        super().__init__(name="worker", daemon=True)
         self.queue, self.stop = broker.queue("letters"), stop
         self.finished: dict[str, int] = {}
         self.error: BaseException | None = None
@@ -114,8 +114,8 @@ def test_a_server_that_is_killed_while_it_starts_is_started_again(tmp_path: Path
         publisher.start()
         killed = set()
         while len(killed) < 8:
-            killed.add(_kill(server))  # as soon as there is a process, which then has no answer yet
             assert publisher.error is None
+            killed.add(_kill(server))  # as soon as there is a process, which then has no answer yet
         _wait_for_progress([publisher])
         stop.set()
         publisher.join(30)
@@ -124,7 +124,9 @@ def test_a_server_that_is_killed_while_it_starts_is_started_again(tmp_path: Path
 
 def _kill(server: EmbeddedServer) -> int:
     """Kills the server process, which lives; its pid."""
+    deadline = time.monotonic() + 20
     while (pid := server.status().pid) is None:
+        assert time.monotonic() < deadline, "nobody starts the server again"
         time.sleep(0.005)
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)

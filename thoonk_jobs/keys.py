@@ -35,7 +35,7 @@ LAYOUT = (
     ("unheard", "zset", "finished, a process still waits for it: until when it is kept for that -> id"),
     ("bare", "zset", "time of purge -> id; finished, data dropped"),
     ("expiring", "zset", "end of expires_in -> id"),
-    ("keyed", "zset", "by text: key, class (r holds a slot, s scheduled, w parked), order of parked ones, id"),
+    ("keyed", "zset", "by text: key, class (c claimed, r available, s scheduled or held by the queue, w parked), order of parked ones, id"),
     ("watchers", "zset", "by text: id, process that waits for its end"),
     ("reports", "zset", "by text: id, kind (p progress, l log, e emitted), token, number, data"),
     ("waiters", "zset", "by order of arrival: processes that wait for jobs"),

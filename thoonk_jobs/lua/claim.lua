@@ -48,11 +48,41 @@ local function remember(ids)
   redis.call('HSET', K.tickets, lane, table.concat(parts))
 end
 
+-- How many jobs of a key are claimed, '' being the whole queue; counted once, then kept by may_run.
+local running = {}
+local function claimed(key)
+  if not running[key] then
+    local prefix = T.frame(key) .. 'c'
+    running[key] = key == '' and redis.call('ZCARD', K.claimed)
+      or redis.call('ZLEXCOUNT', K.keyed, '[' .. prefix, '(' .. prefix .. '\255')
+  end
+  return running[key]
+end
+
+-- Where a limit was lowered, more may be available than may run, until the rest is parked.
+local function may_run(job)
+  local key = job[KEY]
+  if claimed('') >= T.allowed('') or key ~= '' and claimed(key) >= T.allowed(key) then return false end
+  running[''] = claimed('') + 1
+  if key ~= '' then running[key] = claimed(key) + 1 end
+  return true
+end
+
+local function candidates()
+  local limited, ids = redis.call('HLEN', K.limits) > 0, {}
+  local members = redis.call('ZRANGE', K.available, 0, (limited and 500 or most) - 1)
+  for at, member in ipairs(members) do members[at] = string.sub(member, 9) end
+  T.load(members)
+  if not limited then return members end
+  for _, id in ipairs(members) do
+    if #ids < most and may_run(T.jobs[id]) then ids[#ids + 1] = id end
+  end
+  return ids
+end
+
 local function take()
-  local ids = {}
-  if T.paused or most < 1 then return ids end
-  for _, member in ipairs(redis.call('ZRANGE', K.available, 0, most - 1)) do ids[#ids + 1] = string.sub(member, 9) end
-  T.load(ids)
+  if T.paused or most < 1 then return {} end
+  local ids = candidates()
   for _, id in ipairs(ids) do
     local job = T.jobs[id]
     T.move(id, 'claim')

@@ -18,18 +18,17 @@ local function last_in_line(key)
   local found = redis.call('ZRANGEBYLEX', K.keyed, '[' .. prefix, '(' .. prefix .. '\255', 'LIMIT', 0, 2000)
   for at, member in ipairs(found) do found[at] = string.sub(member, #prefix + 1) end
   T.load(found)
-  for _, id in ipairs(found) do if T.jobs[id][STATE] == AVAILABLE then ids[#ids + 1] = id end end
-  table.sort(ids, function(one, other)
+  table.sort(found, function(one, other)
     local a, b = T.jobs[one], T.jobs[other]
     if a[PRIORITY] ~= b[PRIORITY] then return a[PRIORITY] < b[PRIORITY] end
     return a[ORDER] > b[ORDER]
   end)
-  return ids
+  return found
 end
 
 local function park(key)
-  local most = key == '' and T.limit('q') or key ~= '' and (T.limit('k' .. key) or T.limit('e'))
-  local over = most and T.slots(key) - most or 0
+  local most = T.allowed(key)
+  local over = most < math.huge and T.slots(key) - most or 0
   if over < 1 then return end
   for at, id in ipairs(last_in_line(key)) do
     if at > math.min(over, 500) then break end

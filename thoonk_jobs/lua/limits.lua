@@ -7,10 +7,14 @@ function T.limit(field)
   return T.limits[field]
 end
 
--- The free slots of a key, '' being the whole queue.
+-- How many jobs of a key may run, '' being the whole queue.
+function T.allowed(key)
+  return key == '' and T.limit('q') or key ~= '' and (T.limit('k' .. key) or T.limit('e')) or math.huge
+end
+
 function T.room(key)
-  local allowed = key == '' and T.limit('q') or key ~= '' and (T.limit('k' .. key) or T.limit('e'))
-  return allowed and math.max(0, allowed - T.slots(key)) or math.huge
+  local allowed = T.allowed(key)
+  return allowed < math.huge and math.max(0, allowed - T.slots(key)) or math.huge
 end
 
 -- What a job would wait for: 2 a slot of its key, 1 one of the queue, nil nothing.
@@ -59,6 +63,15 @@ local function anyone_waits()
   return T.waits
 end
 
+-- Lets go, of those in a key's line, as many as it has slots; returns how many it looked at.
+local function let_go_of(key, most)
+  local ids = in_line(key, math.min(most, T.room(key)))
+  T.load(ids)
+  for _, id in ipairs(ids) do let_go(id) end
+  T.commit()
+  return #ids
+end
+
 -- Lets go as many as fit of those that wait for what became free; true where more may fit than one call may move.
 function T.release(keys)
   T.commit()
@@ -66,12 +79,13 @@ function T.release(keys)
   T.waits = nil
   local left = 500
   for _, key in ipairs(keys) do
-    local n = math.min(left, T.room(key))
-    local ids = in_line(key, n)
-    T.load(ids)
-    for _, id in ipairs(ids) do let_go(id) end
-    T.commit()
-    left = left - #ids
+    local looked = let_go_of(key, left)
+    left = left - looked
+    -- Who leaves the queue's line to wait for its key takes no slot: the next one may have it.
+    while key == '' and looked > 0 and left > 0 and T.room('') > 0 do
+      looked = let_go_of('', left)
+      left = left - looked
+    end
   end
   return left == 0
 end

@@ -44,9 +44,9 @@ end
 -- The slots of running jobs that a key holds, '' being the whole queue; counted once, then kept by the moves.
 function T.slots(key)
   if not T.held_by[key] then
-    local prefix = T.frame(key) .. 'r'
+    local prefix = T.frame(key)
     local counted = key == '' and redis.call('ZCARD', K.available) + redis.call('ZCARD', K.claimed)
-      or redis.call('ZLEXCOUNT', K.keyed, '[' .. prefix, '(' .. prefix .. '\255')
+      or redis.call('ZLEXCOUNT', K.keyed, '[' .. prefix .. 'c', '(' .. prefix .. 's')
     T.held_by[key] = counted + (T.changed[key] or 0)
   end
   return T.held_by[key]
@@ -64,6 +64,8 @@ local function take_or_give(id, job, from, to)
     count_slot('', change)
     if job[KEY] ~= '' then count_slot(job[KEY], change) end
   end
+  -- One that was next in its key's line and waited for the queue: the next of that key may be let go.
+  if from == WAITING and to ~= AVAILABLE and job[KEY] ~= '' then T.freed[job[KEY]] = true end
   local name = job[UNIQUE]
   if name == '' then return end
   if T.live[to] and not T.live[from] then T.names[name] = id end

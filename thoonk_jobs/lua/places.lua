@@ -24,7 +24,8 @@ end
 
 local function keyed(id, job)
   local state, prefix = job[STATE], T.frame(job[KEY])
-  if T.slotted[state] then return prefix .. 'r' .. id end
+  if state == CLAIMED then return prefix .. 'c' .. id end
+  if state == AVAILABLE then return prefix .. 'r' .. id end
   if state == SCHEDULED or state == WAITING and job[HELD] == 1 then return prefix .. 's' .. id end
   if state == WAITING then
     return prefix .. 'w' .. T.sortable(-job[PRIORITY]) .. struct.pack('>d', job[ORDER]) .. id

@@ -64,15 +64,15 @@ end
 -- The unique name is taken: refuse, answer with its holder, or give the holder the newer data.
 local function meet(holder, id, digest, spec, data)
   local job, replacer = T.jobs[holder], string.sub(redis.sha1hex(id), 1, 16)
-  if spec.conflict == 2 and job[REPLACER] == replacer and job[DIGEST] == digest then return {holder} end
-  if spec.conflict == 2 and EDGES.postpone.from[job[STATE]] then
+  local again = spec.conflict == 2 and job[REPLACER] == replacer and job[DIGEST] == digest
+  if not again and spec.conflict == 2 and EDGES.postpone.from[job[STATE]] then
     T.touch(holder)
     plan(job, spec)
     if job[UNTIL] == 0 then job[UNTIL] = T.now end
     job[DIGEST], job[REPLACER] = digest, replacer
     T.move(holder, 'postpone')
     store(holder, data)
-  elseif spec.conflict ~= 1 then
+  elseif not again and spec.conflict ~= 1 then
     return {'not-unique', job[STATE], holder}
   end
   T.watch(holder, spec.home)

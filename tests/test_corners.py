@@ -1,0 +1,263 @@
+"""Cases that a random history seldom meets, each in its shortest form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import redis
+from desk import STATES, Desk, plain
+
+from thoonk_jobs import Broker, calls
+from thoonk_jobs.machine import State
+
+
+@pytest.fixture
+def desk(broker: Broker, client: redis.Redis, namespace: str) -> Desk:
+    return Desk(broker.session.wire, client, namespace)
+
+
+def _finish(desk: Desk, id: str) -> None:
+    desk.do(calls.finish(desk.keys, id, desk.take(id), b""))
+
+
+def _states(desk: Desk) -> dict[str, State]:
+    return {id.decode(): STATES[job.state] for id, job in desk.audit().jobs.items()}
+
+
+# Unique names.
+
+
+def test_a_job_that_is_purged_leaves_its_former_name_to_the_new_holder(desk: Desk):
+    desk.do(desk.publish("old", unique="name", keep=0))
+    _finish(desk, "old")
+    desk.do(desk.publish("new", unique="name"))
+
+    desk.advance(60)
+    desk.settle()
+
+    assert list(desk.audit()["names"].items()) == [(b"name", b"new")]
+
+
+def test_a_replacement_that_is_sent_again_later_does_not_postpone_again(desk: Desk):
+    desk.do(desk.publish("holder", unique="name"))
+    call = desk.publish("newer", "newer data", unique="name", conflict=2, delay=5)
+    desk.do(call)
+    due = desk.contents().jobs[b"holder"].until
+
+    desk.advance(2)
+    desk.do(call)
+
+    assert desk.audit().jobs[b"holder"].until == due
+
+
+# Limits.
+
+
+def test_a_slot_of_the_queue_goes_to_the_first_that_can_use_it(desk: Desk):
+    """Whose key is full gives way to whoever is behind."""
+    desk.do(desk.limit("q", 2))
+    desk.do(desk.limit("kblue", 1))
+    for id, key in (("a", ""), ("b", ""), ("blue 1", "blue"), ("blue 2", "blue"), ("plain", "")):
+        desk.do(desk.publish(id, key=key))
+    look = desk.do(desk.claim(2))
+
+    for taken in look.taken:
+        desk.do(calls.finish(desk.keys, taken.id, taken.token, b""))
+
+    states = _states(desk)
+    assert (states["blue 1"], states["plain"], states["blue 2"]) == ("available", "available", "waiting")
+
+
+@pytest.mark.parametrize("way_out", ["retract", "stall", "lapse", "postpone"])
+def test_a_job_that_leaves_the_line_lets_the_next_of_its_key_through(desk: Desk, way_out: str):
+    """It held the place of its key without a slot, because the queue was full."""
+    desk.do(desk.limit("kblue", 1))
+    desk.do(desk.publish("first", key="blue", unique="name", expires_in=50))
+    desk.do(desk.publish("second", key="blue"))
+    desk.do(desk.limit("q", 0))
+    assert set(_states(desk).values()) == {State.WAITING}
+
+    if way_out == "lapse":
+        desk.advance(50)
+        desk.settle()
+    elif way_out == "stall":
+        desk.do(calls.stall(desk.keys, "first", "odd"))
+    elif way_out == "retract":
+        desk.do(calls.operate(desk.keys, "retract", ["first"]))
+    else:
+        desk.do(desk.publish("other", "newer", unique="name", conflict=2, delay=900))
+    desk.do(desk.limit("q", None))
+
+    assert _states(desk)["second"] is State.AVAILABLE
+
+
+@pytest.mark.parametrize("way_back", ["cancel", "reattempt", "expire"])
+@pytest.mark.parametrize("field", ["q", "kblue"])
+def test_a_lowered_limit_is_not_exceeded_by_a_job_that_came_back(desk: Desk, field: str, way_back: str):
+    for id in "abc":
+        desk.do(desk.publish(id, key="blue", max_attempts=5))
+    for lease in (9, 1000, 1000):
+        last = desk.do(desk.claim(1, lease)).taken[0]
+        first = last if lease == 9 else first
+    desk.do(desk.limit(field, 1))
+
+    if way_back == "cancel":
+        desk.do(calls.cancel(desk.keys, first.id, first.token, "busy", 0))
+    elif way_back == "reattempt":
+        desk.do(calls.fail(desk.keys, first.id, first.token, b"e", final=False, delay=0))
+    desk.advance(9)
+
+    assert desk.do(desk.claim(9)).taken == []
+    assert len(desk.contents().in_state(State.CLAIMED)) == 2
+
+
+def test_a_limit_on_more_jobs_than_one_call_may_park_says_that_there_are_more(desk: Desk):
+    for first in (0, 400):
+        desk.do(desk.raw("publish", *(arg for at in range(first, first + 400) for arg in _item(desk, f"job {at}"))))
+
+    calls_made = 1
+    while desk.do(desk.limit("q", 0)):
+        calls_made += 1
+
+    assert calls_made == 2
+    assert len(desk.audit().in_state(State.WAITING)) == 800
+
+
+def test_no_more_are_claimed_than_a_new_limit_allows_before_all_others_are_parked(desk: Desk):
+    for first in (0, 400):
+        desk.do(desk.raw("publish", *(arg for at in range(first, first + 400) for arg in _item(desk, f"job {at}"))))
+    desk.do(desk.limit("q", 10))
+
+    assert len(desk.do(desk.claim(50)).taken) <= 10
+
+
+def test_what_comes_due_does_not_overtake_what_waits_for_a_slot(desk: Desk):
+    desk.do(desk.limit("q", 1))
+    desk.do(desk.publish("runs", expires_in=50))
+    desk.do(desk.publish("waits"))
+    desk.do(desk.publish("comes due", delay=50))
+
+    desk.advance(50)
+    desk.settle()
+
+    assert (_states(desk)["waits"], _states(desk)["comes due"]) == (State.AVAILABLE, State.WAITING)
+
+
+def test_a_job_that_was_held_has_no_reason_but_its_own(desk: Desk):
+    desk.do(desk.limit("q", 0))
+    desk.do(desk.publish("a"))
+    desk.do(desk.limit("q", None))
+    desk.do(calls.fail(desk.keys, "a", desk.take("a"), b'e"no"', final=True, delay=0))
+
+    assert desk.audit().jobs[b"a"].reason == b""
+
+
+# Tickets.
+
+
+def test_a_claim_that_is_sent_again_after_it_was_lost_looks_anew(desk: Desk):
+    """Else the process would wait, registered nowhere."""
+    desk.do(desk.publish("a"))
+    desk.do(desk.limit("q", 1))
+    call = desk.claim(1, lease=5, wait=True)
+    desk.do(call)
+    desk.advance(5)
+    desk.do(desk.claim(1, lane="another"))  # the reply to the first never came
+
+    again = desk.do(call)
+
+    assert again.taken == []
+    assert [process for process, _ in desk.contents()["waiters"]] == [desk.wire.process.encode()]
+
+
+def test_a_claim_that_is_sent_again_gets_what_is_left_of_it(desk: Desk):
+    for id in "abc":
+        desk.do(desk.publish(id))
+    call = desk.claim(3)
+    tokens = {taken.id: taken.token for taken in desk.do(call).taken}
+    desk.do(calls.finish(desk.keys, "b", tokens["b"], b""))
+    desk.do(desk.publish("d"))
+
+    assert {taken.id: taken.token for taken in desk.do(call).taken} == {"a": tokens["a"], "c": tokens["c"]}
+
+
+def test_a_ticket_is_kept_for_ten_minutes_at_least(desk: Desk):
+    for id in "abcd":
+        desk.do(desk.publish(id))
+    desk.do(desk.claim(1, lane="another"))
+    desk.advance(599)
+    call = desk.claim(1, lane="one", lease=2000)
+    first = desk.do(call)
+    for _ in range(2):
+        desk.advance(300)
+        desk.do(desk.claim(1, lane="another", lease=2000))
+
+    assert plain(desk.do(call)) == plain(first)
+
+
+# Retention.
+
+
+def test_a_rerun_job_keeps_its_data_when_who_waited_for_its_first_end_has_read_it(desk: Desk):
+    own = desk.wire.process
+    desk.do(desk.publish("a", home=own, keep=0))
+    _finish(desk, "a")
+    desk.do(calls.operate(desk.keys, "rerun", ["a"]))
+
+    desk.do(calls.watch(desk.keys, ["a"], on=False))
+
+    assert _states(desk) == {"a": State.AVAILABLE}
+    assert desk.take("a")
+
+
+def test_counts_do_not_count_what_can_no_longer_be_read(desk: Desk):
+    desk.do(desk.publish("a", home="somebody", keep=0))
+    _finish(desk, "a")
+
+    desk.advance(3600)
+
+    assert desk.do(calls.read(desk.keys, ["a"])) is None
+    assert desk.do(calls.counts(desk.keys))[State.FINISHED] == 0
+
+
+def test_a_finish_that_comes_again_after_a_minute_is_answered_twice_alike(desk: Desk):
+    desk.do(desk.publish("a", keep=0))
+    call = calls.finish(desk.keys, "a", desk.take("a"), b"")
+    desk.do(call)
+    desk.advance(61)
+
+    first, second = desk.ask(call), desk.ask(call)
+
+    assert plain(first) == plain(second)
+
+
+# Time.
+
+
+def test_a_clock_that_goes_back_draws_no_token_twice(desk: Desk):
+    desk.do(desk.publish("a"))
+    first = desk.take("a")
+    desk.do(calls.cancel(desk.keys, "a", first, "busy", 0))
+
+    desk.advance(-3600)
+
+    assert desk.take("a") > first
+
+
+def test_what_is_due_in_thousands_is_settled_in_parts_until_nothing_is_left(desk: Desk):
+    for first in range(0, 1200, 400):
+        items = (arg for at in range(first, first + 400) for arg in _item(desk, f"job {at}", delay=5))
+        desk.do(desk.raw("publish", *items))
+    desk.advance(5)
+
+    desk.settle()
+
+    found = desk.audit()
+    assert len(found.in_state(State.AVAILABLE)) == 1200
+    ids = [member[8:] for member, _ in found["available"]]
+    assert ids == [b"job %d" % at for at in sorted(range(1200), key=lambda at: b"job %d" % at)]
+
+
+def _item(desk: Desk, id: str, **spec: Any) -> tuple[Any, ...]:
+    return desk.publish(id, **spec).args
