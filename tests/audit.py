@@ -102,6 +102,7 @@ def violations(found: Contents, over: Collection[str] = ()) -> list[str]:
         *_names(found),
         *_data(found),
         *_limits(found, over),
+        *_waiters(found),
         *_log(found),
     ]
 
@@ -242,6 +243,19 @@ def _limits(found: Contents, over: Collection[str]) -> Iterator[str]:
             yield f"{id!r} waits (held {found.jobs[id].held}) while the queue and its key {key!r} have room"
 
 
+def _waiters(found: Contents) -> Iterator[str]:
+    """Nobody is left waiting, without being told, for a job that may be claimed."""
+    if not found["waiters"] or found["meta"].get(b"paused") == b"1":
+        return
+    allowed = {field.decode(): int(value) for field, value in found["limits"].items()}
+    running = Counter(found.jobs[id].key.decode() for id in found.in_state(State.CLAIMED))
+    for id in found.in_state(State.AVAILABLE):
+        key = found.jobs[id].key.decode()
+        of_key = allowed.get("k" + key, allowed.get("e", float("inf"))) if key else float("inf")
+        if running[key] < of_key and running.total() < allowed.get("q", float("inf")):
+            yield f"{id!r} may be claimed, and {[process for process, _ in found['waiters']]} wait untold"
+
+
 def _log(found: Contents) -> Iterator[str]:
     """The numbers have no gap, and every move in the log starts from the state in which the one before ended."""
     following: int | None = None
@@ -278,21 +292,21 @@ def _entry(entry: tuple[bytes, dict[bytes, bytes]]) -> tuple[int, str, list[byte
     """First number, row, ids and number of reasons of an entry of the log."""
     number, fields = entry
     ids = list(_frames(fields[b"ids"]))
-    return int(number.split(b"-")[0]), fields[b"row"].decode(), ids, len(list(_frames(fields.get(b"reasons", b""))))
+    return int(number.split(b"-")[0]), fields[b"row"].decode(), ids, len(list(_frames(fields.get(b"reasons", b""), 4)))
 
 
 def _frame(text: bytes) -> bytes:
     return struct.pack(">H", len(text)) + text
 
 
-def _framed(raw: bytes) -> tuple[bytes, bytes]:
-    size = int.from_bytes(raw[:2], "big")
-    return raw[2 : 2 + size], raw[2 + size :]
+def _framed(raw: bytes, width: int = 2) -> tuple[bytes, bytes]:
+    end = width + int.from_bytes(raw[:width], "big")
+    return raw[width:end], raw[end:]
 
 
-def _frames(raw: bytes) -> Iterator[bytes]:
+def _frames(raw: bytes, width: int = 2) -> Iterator[bytes]:
     while raw:
-        text, raw = _framed(raw)
+        text, raw = _framed(raw, width)
         yield text
 
 

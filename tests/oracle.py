@@ -274,7 +274,7 @@ class Oracle:
 
         def again(job: Job) -> None:
             self._anew(job)
-            job.outcome, job.expires, job.result, job.home = None, INF, b"", ""
+            job.outcome, job.expires, job.result = None, INF, b""
             self.move(job, "rerun")
 
         return self._operator(id, "rerun", again, refusal=NotUnique if taken else None)
@@ -400,6 +400,11 @@ class Oracle:
     def counts(self) -> dict[State, int]:
         shown = [State(job.state) for job in self.jobs.values() if not self.hidden(job)]
         return {state: shown.count(state) for state in State}
+
+    def next_due(self) -> float:
+        """When time alone moves a job next, in ms; inf for never."""
+        deadlines = [job.expires for job in self._in(*ROWS["lapse"].sources)]
+        return min([INF, *deadlines, *(job.until for job in self._in(State.CLAIMED, State.SCHEDULED))])
 
     def over(self) -> list[str]:
         """The limits below what runs now."""

@@ -97,9 +97,8 @@ def test_a_job_that_leaves_the_line_lets_the_next_of_its_key_through(desk: Desk,
 def test_a_lowered_limit_is_not_exceeded_by_a_job_that_came_back(desk: Desk, field: str, way_back: str):
     for id in "abc":
         desk.do(desk.publish(id, key="blue", max_attempts=5))
-    for lease in (9, 1000, 1000):
-        last = desk.do(desk.claim(1, lease)).taken[0]
-        first = last if lease == 9 else first
+    first = desk.do(desk.claim(1, lease=9)).taken[0]
+    desk.do(desk.claim(2))
     desk.do(desk.limit(field, 1))
 
     if way_back == "cancel":
@@ -194,6 +193,46 @@ def test_a_ticket_is_kept_for_ten_minutes_at_least(desk: Desk):
         desk.do(desk.claim(1, lane="another", lease=2000))
 
     assert plain(desk.do(call)) == plain(first)
+
+
+# Waiting for jobs. Who waits is registered, and no longer once it is told to look.
+
+
+def _look_and_wait(desk: Desk) -> None:
+    assert desk.do(desk.claim(1, wait=True)).taken == []
+    assert desk.contents()["waiters"]
+
+
+@pytest.mark.parametrize("ends", ["finish", "renew", "lapse"])
+def test_who_looked_at_an_alarm_that_came_to_nothing_is_told_of_the_next_due_job(desk: Desk, ends: str):
+    desk.do(desk.publish("a", expires_in=20))
+    token = desk.take("a", lease=30 if ends == "lapse" else 20)
+    _look_and_wait(desk)  # until 20 s
+    if ends == "finish":
+        desk.do(calls.finish(desk.keys, "a", token, b""))
+    elif ends == "renew":
+        desk.do(calls.cancel(desk.keys, "a", token, "busy", 0))
+        desk.do(calls.operate(desk.keys, "retract", ["a"]))
+    desk.advance(20)
+    _look_and_wait(desk)  # by its own timer; nothing is due any more
+
+    desk.do(desk.publish("b", delay=5))
+
+    assert desk.contents()["waiters"] == []
+
+
+def test_who_waits_is_told_when_a_lowered_limit_lets_a_job_run_again(desk: Desk):
+    for id in "ab":
+        desk.do(desk.publish(id))
+    tokens = {taken.id: taken.token for taken in desk.do(desk.claim(2)).taken}
+    desk.do(desk.limit("q", 1))
+    desk.do(calls.cancel(desk.keys, "a", tokens["a"], "busy", 0))
+    _look_and_wait(desk)
+
+    desk.do(calls.finish(desk.keys, "b", tokens["b"], b""))
+
+    assert desk.contents()["waiters"] == []
+    desk.audit()
 
 
 # Retention.

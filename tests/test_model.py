@@ -146,12 +146,17 @@ class QueueMachine(RuleBasedStateMachine):
 
     # Workers.
 
-    @rule(most=st.integers(1, 4), lane=st.sampled_from(["one", "two"]), lease=st.sampled_from([30, 2, 1000]))
-    def claim(self, most: int, lane: str, lease: float) -> None:
+    @rule(
+        most=st.integers(1, 4),
+        lane=st.sampled_from(["one", "two"]),
+        lease=st.sampled_from([30, 2, 1000]),
+        wait=st.booleans(),
+    )
+    def claim(self, most: int, lane: str, lease: float, wait: bool) -> None:
         if self.oracle.limits or self.oracle.keep_stalled == 1:
             self.settle()  # what is released is the server's choice: first that, then the claim
             self.agree()
-        call = calls.claim(self.keys, lane, f"ticket {next(self.tickets)}", most, lease, WORKER, wait=False)
+        call = calls.claim(self.keys, lane, f"ticket {next(self.tickets)}", most, lease, WORKER, wait=wait)
         ran = self.oracle.running()
         if self.oracle.over():  # a limit was lowered: not all that is available may run
             taken = _kind(self.answer(call))
@@ -160,12 +165,18 @@ class QueueMachine(RuleBasedStateMachine):
             taken = self.oracle.claim(most, lease)
             self.ask(call, taken)
         self.claims = [*taken, *self.claims]
+        if wait and len(taken) < most:
+            assert self._alarm() > self.oracle.now, "who looked now waits for a moment that is past"
         for field, runs in self.oracle.running().items():
             assert runs <= max(self.oracle.limits[field], ran[field]), f"{runs} jobs run, over the limit {field}"
 
+    def _alarm(self) -> float:
+        """When those who wait for jobs look by themselves."""
+        return float(self.client.hget(self.keys.keys[0], "alarm") or 0)
+
     @rule()
     def claim_all(self) -> None:
-        self.claim(most=9, lane="three", lease=1000)
+        self.claim(most=9, lane="three", lease=1000, wait=True)
 
     def _claim(self, at: int) -> tuple[str, int]:
         """A claim of this history: those held first, then those that were, then one that never was."""
@@ -275,6 +286,8 @@ class QueueMachine(RuleBasedStateMachine):
         assert watchers == {(job.id, process) for job in self.oracle.jobs.values() for process in job.watchers}
         assert found.meta("seq") == self.oracle.seq
         assert found.meta("token") == self.oracle.token
+        if found["waiters"] and self._alarm() > self.oracle.now:
+            assert self._alarm() <= self.oracle.next_due(), "something is due before those who wait look, untold"
         self.over &= set(self.oracle.over())
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 from thoonk_jobs import calls
 from thoonk_jobs.calls import AT_ONCE
 from thoonk_jobs.drive import Wire
-from thoonk_jobs.errors import BrokerClosed, ThoonkError
+from thoonk_jobs.errors import BrokerClosed, BrokerUnavailable, PayloadError, ThoonkError
 from thoonk_jobs.job import Progress, Snapshot, Stored
 from thoonk_jobs.keys import QueueKeys
 from thoonk_jobs.logs import log
@@ -109,14 +108,15 @@ class CallbackThread:
 
     def join(self, timeout: float | None) -> bool:
         """Waits until every on_finish was called or its job is stalled; False when the time was over first."""
-        until = None if timeout is None else time.monotonic() + timeout
+        if threading.current_thread() is self._thread:
+            raise ThoonkError("join() in a callback would wait for itself: callbacks run one after the other")
         with self._changed:
             stalled = [expected for some in self._expected.values() for expected in some if expected.stalled]
         for expected in stalled:
             expected.stalled = False  # it may have been retried since: look again
             self.news(expected.keys, {expected.id: 0.0})
         with self._changed:
-            return self._changed.wait_for(self._idle, None if until is None else max(0.0, until - time.monotonic()))
+            return self._changed.wait_for(self._idle, None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
 
     def _idle(self) -> bool:
         return self._wire.closed.is_set() or all(
@@ -141,11 +141,13 @@ class CallbackThread:
                         self._tell(keys, {id: stalls[id] for id in ids[at : at + AT_ONCE]})
                     except BrokerClosed:
                         return
-                    except ThoonkError as error:
+                    except BrokerUnavailable as error:
                         log.warning("callbacks_delayed", queue=keys.queue, error=str(error))
                         self._wire.closed.wait(1)
                         self._news.put((keys, {id: stalls[id] for id in ids[at:]}))
                         break
+                    except Exception:
+                        log.exception("callbacks_failed", queue=keys.queue)
 
     def _gather(self) -> dict[QueueKeys, dict[str, float]] | None:
         """Waits for news, then takes what there is, so that one read answers for many; None at the end."""
@@ -199,7 +201,12 @@ class CallbackThread:
         while found := self._wire.run(calls.reports(expected.keys, job.id, "progress", expected.reported, AT_ONCE)):
             for place, data in found:
                 expected.reported = place
-                self._call("on_progress", expected.callbacks.on_progress, job, Progress.read(data))
+                try:
+                    progress = Progress.read(data)
+                except (PayloadError, TypeError, ValueError) as error:
+                    log.warning("report_unreadable", queue=job.queue, job_id=job.id, error=str(error))
+                else:
+                    self._call("on_progress", expected.callbacks.on_progress, job, progress)
 
     def _call(self, name: str, callback: Callable[..., Any] | None, job: Snapshot, *more: Any) -> None:
         if callback is None:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import redis
@@ -70,18 +70,25 @@ class Wire:
 
     def _new_pool(self, url: str) -> redis.ConnectionPool:
         options = {"socket_timeout": 5, "socket_connect_timeout": 5, **self._config.redis_options}
+        ours = {
+            "protocol": 2, "retry": Retry(NoBackoff(), 0), "retry_on_timeout": False, "decode_responses": False,
+            "health_check_interval": 0,
+        }  # fmt: skip
         try:
-            return redis.ConnectionPool.from_url(
-                url, **options, protocol=2, retry=Retry(NoBackoff(), 0), retry_on_timeout=False,
-                decode_responses=False, health_check_interval=0,
-            )  # fmt: skip
+            pool = redis.ConnectionPool.from_url(url, **options, **ours)
+            pool.connection_kwargs.update(ours)  # not for options in the URL to change
+            pool.make_connection()
         except (TypeError, ValueError) as error:
             raise ConfigError(f"cannot connect to {self._config.url}: {error}") from error
+        return pool
 
     @contextmanager
     def _connection(self) -> Iterator[Any]:
         """A connection for one exchange; one that failed in between is dropped, for its next reply is not ours."""
-        connection = self._idle.pop() if self._idle else self.connect()
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            connection = self.connect()
         try:
             yield connection
         except redis.ResponseError:
@@ -106,12 +113,16 @@ class Wire:
         while True:
             if self.closed.is_set():
                 raise BrokerClosed("this broker was closed; make another one")
+            reused = bool(self._idle)
             try:
                 return call.read(self._exchange(call))
             except BROKEN as error:
                 failure = self._failure(error, call)
+                if reused and not failure and not isinstance(error, redis.ResponseError):
+                    self._drop_idle()  # they broke together, and that says nothing of the server as it is now
+                    continue
                 if failure or time.monotonic() + pause > until:
-                    raise failure or self._unavailable(error, call) from error
+                    raise failure or self._unavailable(error, call) from None
                 log.debug("server_unreachable", error=str(error), retry_in=pause)
             self.closed.wait(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
@@ -131,13 +142,15 @@ class Wire:
             try:
                 return connection.read_response()
             except redis.exceptions.NoScriptError:
-                load = ("SCRIPT", "LOAD", call.script.source)
-                connection.send_packed_command(connection.pack_commands([load, evaluate]))
+                connection.send_command("SCRIPT", "LOAD", call.script.source)
                 connection.read_response()
+                connection.send_command(*evaluate)
                 return connection.read_response()
 
     def _failure(self, error: Exception, call: Call[Any] | Command[Any]) -> Exception | None:
         """What to raise at once; None where the call may be sent again."""
+        if isinstance(error, BrokerUnavailable):
+            return None  # an embedded server that did not start: it may at the next try
         if isinstance(error, ThoonkError):
             return error
         code = code_of(error)
@@ -150,6 +163,9 @@ class Wire:
         return None
 
     def _unavailable(self, error: Exception, call: Call[Any] | Command[Any]) -> BrokerUnavailable:
+        if isinstance(error, BrokerUnavailable):
+            error.job_ids = list(getattr(call, "job_ids", ()))
+            return error
         code, config = code_of(error), self._config
         if code in FULL:
             told = f"{config.url} is full or cannot write: {error}; make room, then try again"
@@ -172,12 +188,16 @@ class Wire:
             except BaseException as raised:
                 error = raised
 
+    def _drop_idle(self) -> None:
+        with suppress(IndexError):
+            while True:
+                self._idle.pop().disconnect()
+
     def close(self) -> None:
         """Ends all idle connections, and puts the last writes on the disk."""
         if self._sync:
             self._sync.close()
-        while self._idle:
-            self._idle.pop().disconnect()
+        self._drop_idle()
 
 
 def code_of(error: BaseException) -> str:

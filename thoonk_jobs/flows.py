@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from itertools import count
 from typing import Any, Protocol, TypeVar
 
 from thoonk_jobs import calls
 from thoonk_jobs.calls import AT_ONCE, Call, Look
+from thoonk_jobs.errors import BrokerUnavailable
 from thoonk_jobs.job import Stored
 from thoonk_jobs.keys import QueueKeys
 from thoonk_jobs.machine import LIVE, State
@@ -31,7 +33,8 @@ class Bell(Protocol):
 class Ears(Protocol):
     """Where bells come from; a step that is yielded, and answered once the subscription is confirmed."""
 
-    def listen(self, keys: QueueKeys, id: str | None) -> Any: ...
+    def listen(self, keys: QueueKeys, id: str | None, timeout: float | None) -> Any: ...
+    def hears(self, keys: QueueKeys) -> bool: ...
     def wanted(self, keys: QueueKeys, id: str) -> bool: ...
 
 
@@ -46,17 +49,24 @@ def take(
     found = yield from _look_once(look, wait=False)
     if found.taken or timeout == 0:
         return found.taken
-    bell: Bell = yield ears.listen(keys, None)
+    bell: Bell = yield ears.listen(keys, None, timeout)
     try:
         while True:
             bell.clear()
-            found = yield from _look_once(look, wait=True)
-            left = None if until is None else until - time.monotonic()
-            if found.taken or (left is not None and left <= 0):
+            found = Look(False, None, [])
+            if ears.hears(keys):  # else there is an outage: the bell rings at its end
+                with suppress(BrokerUnavailable):
+                    found = yield from _look_once(look, wait=True)
+            left = _left(until)
+            if found.taken or left == 0:
                 return found.taken
             yield bell.pause(_sooner(left, found.due))
     finally:
         bell.close()
+
+
+def _left(until: float | None) -> float | None:
+    return None if until is None else max(0.0, until - time.monotonic())
 
 
 def _look_once(look: Callable[[bool], Call[Look]], *, wait: bool) -> Flow[Look]:
@@ -73,16 +83,18 @@ def _sooner(*spans: float | None) -> float | None:
 def wait_for_end(ears: Ears, keys: QueueKeys, id: str, timeout: float | None) -> Flow[Stored | None]:
     """What is kept of a job once it is finished or stalled; None when it is gone. Raises TimeoutError."""
     until = None if timeout is None else time.monotonic() + timeout
-    bell: Bell = yield ears.listen(keys, id)
+    bell: Bell = yield ears.listen(keys, id, timeout)
+    state: State | None = None
     try:
         while True:
             bell.clear()
-            [state] = yield calls.watch(keys, [id], on=True)
+            if state is None or ears.hears(keys):  # else there is an outage: the bell rings at its end
+                [state] = yield calls.watch(keys, [id], on=True)
             if state not in LIVE or state is State.STALLED:
                 [stored] = yield calls.read(keys, [id])
                 return stored  # type: ignore[no-any-return]
-            left = None if until is None else until - time.monotonic()
-            if left is not None and left <= 0:
+            left = _left(until)
+            if left == 0:
                 raise TimeoutError(f"job {id!r} of queue {keys.queue!r} is still {state} after {timeout:g} s")
             yield bell.pause(left)
     finally:

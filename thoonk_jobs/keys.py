@@ -14,7 +14,7 @@ LAYOUT = (
     (
         "meta",
         "hash",
-        "counters seq, token, event; skew of the clock in ms; paused; alarm: when those who wait look by themselves",
+        "counters seq, token, event; skew of the clock in ms; paused; alarm: by then all who wait will have looked",
     ),
     ("settings", "hash", "what `configure` set, as text"),
     ("limits", "hash", "`q` the queue, `e` each key, `k<key>` one key: number of running jobs allowed"),
@@ -35,7 +35,11 @@ LAYOUT = (
     ("unheard", "zset", "finished, a process still waits for it: until when it is kept for that -> id"),
     ("bare", "zset", "time of purge -> id; finished, data dropped"),
     ("expiring", "zset", "end of expires_in -> id"),
-    ("keyed", "zset", "by text: key, class (c claimed, r available, s scheduled or held by the queue, w parked), order of parked ones, id"),
+    (
+        "keyed",
+        "zset",
+        "by text: key, class (c claimed, r available, s scheduled or in the queue's line, w parked), order if parked, id",
+    ),
     ("watchers", "zset", "by text: id, process that waits for its end"),
     ("reports", "zset", "by text: id, kind (p progress, l log, e emitted), token, number, data"),
     ("waiters", "zset", "by order of arrival: processes that wait for jobs"),

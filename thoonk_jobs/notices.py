@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from thoonk_jobs import news
-from thoonk_jobs.drive import BROKEN, FIRST_PAUSE, LONGEST_PAUSE, Wire
-from thoonk_jobs.errors import BrokerClosed, BrokerUnavailable, ThoonkError
+from thoonk_jobs.drive import BROKEN, FIRST_PAUSE, FORBIDDEN, LONGEST_PAUSE, Wire, code_of
+from thoonk_jobs.errors import BrokerClosed, BrokerUnavailable, ConfigError, ThoonkError
 from thoonk_jobs.keys import QueueKeys
 from thoonk_jobs.logs import log
 
@@ -55,15 +56,16 @@ class ThreadBell:
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """Makes a bell; the subscription behind it is confirmed before anything is looked at."""
+    """Makes a bell; the subscription behind it is confirmed before anything is looked at, if that is in time."""
 
     notices: Notices
     keys: QueueKeys
     id: str | None
+    timeout: float | None
 
     def block(self) -> ThreadBell:
-        """Waits through an outage."""
-        return self.notices.bell(self.keys, self.id)
+        """Waits through an outage, until the time is over."""
+        return self.notices.bell(self.keys, self.id, self.timeout)
 
 
 class Notices:
@@ -81,9 +83,14 @@ class Notices:
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
 
-    def listen(self, keys: QueueKeys, id: str | None) -> Listen:
+    def listen(self, keys: QueueKeys, id: str | None, timeout: float | None) -> Listen:
         """A step that answers a bell: for jobs of the queue, or for news of one job."""
-        return Listen(self, keys, id)
+        return Listen(self, keys, id, timeout)
+
+    def hears(self, keys: QueueKeys) -> bool:
+        """Whether the channel of a queue is subscribed at present."""
+        with self._lock:
+            return keys.process_channel(self._wire.process) in self._confirmed
 
     def want(self, keys: QueueKeys) -> None:
         """Subscribes to this process's channel of a queue, without waiting for the confirmation."""
@@ -97,13 +104,14 @@ class Notices:
                 self._thread = threading.Thread(target=self._run, name="thoonk-notices", daemon=True)
                 self._thread.start()
 
-    def bell(self, keys: QueueKeys, id: str | None) -> ThreadBell:
+    def bell(self, keys: QueueKeys, id: str | None, timeout: float | None) -> ThreadBell:
         """A bell that is hung before the subscription is confirmed, so it misses nothing after."""
         bell = ThreadBell(self, (keys.base, id))
         with self._lock:
             self._bells[bell.topic].add(bell)
         try:
-            self.subscribe(keys, patience=None)
+            with suppress(BrokerUnavailable):  # the time is over: the caller's last look tells
+                self.subscribe(keys, patience=timeout)
         except BaseException:
             self.dismiss(bell)
             raise
@@ -130,6 +138,7 @@ class Notices:
         channel = keys.process_channel(self._wire.process)
         self.want(keys)
         with self._changed:
+            patience = patience if patience is None else min(patience, threading.TIMEOUT_MAX)
             self._changed.wait_for(
                 lambda: channel in self._confirmed or self._error or self._wire.closed.is_set(), patience
             )
@@ -177,7 +186,9 @@ class Notices:
         with self._changed:
             connection, self._connection = self._connection, None
             self._confirmed.clear()
-            if isinstance(error, ThoonkError) and not isinstance(error, BrokerUnavailable):
+            if code_of(error) in FORBIDDEN:
+                self._error = ConfigError(f"the server lets this user not subscribe: {error}; allow its channels")
+            elif isinstance(error, ThoonkError) and not isinstance(error, BrokerUnavailable):
                 self._error = error
             self._changed.notify_all()
         if connection:

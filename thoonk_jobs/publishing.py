@@ -113,7 +113,7 @@ class Publishing(QueueBase):
     def _expect(self, prepared: list[Publication]) -> dict[int, Expected]:
         """Registers callbacks, by position, behind a confirmed subscription: the end may come before the answer."""
         if any(publication.callbacks for publication in prepared):
-            self.session.notices.subscribe(self.keys, patience=self._broker.config.retry_for)
+            self.session.notices.subscribe(self.keys, patience=max(5.0, self._broker.config.retry_for))
         return {
             at: self.session.callbacks.expect(self.keys, publication.id, publication.callbacks)
             for at, publication in enumerate(prepared)

@@ -53,9 +53,13 @@ class Session:
         """The queue was deleted."""
         self._entered.discard(keys.base)
 
-    def listen(self, keys: QueueKeys, id: str | None) -> Any:
+    def listen(self, keys: QueueKeys, id: str | None, timeout: float | None) -> Any:
         """For flows: a step that answers a bell."""
-        return self.notices.listen(keys, id)
+        return self.notices.listen(keys, id, timeout)
+
+    def hears(self, keys: QueueKeys) -> bool:
+        """For flows: whether bells of a queue can ring at present."""
+        return self.notices.hears(keys)
 
     def wanted(self, keys: QueueKeys, id: str) -> bool:
         """Whether anything in this process still waits for a job."""

@@ -12,15 +12,15 @@
 -- args: lane, ticket, most, lease in ms, worker, wait (1: register this process if there were fewer)
 -- replies: {more is due, ms until something is due or -1, (id, record, data, the last attempt's error)*}
 
-local lane, ticket, most, lease, worker = ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
+local lane, ticket, most, lease, worker = ARGV[3], ARGV[4], math.min(500, tonumber(ARGV[5])), tonumber(ARGV[6]), ARGV[7]
 local TICKETS_KEPT = 600000
 
--- The claims that this ticket got before and that are still valid; nil for a new ticket.
+-- The claims that this ticket got before and that are still valid; none for a new ticket.
 local function replay()
   local value = redis.call('HGET', K.tickets, lane) or redis.call('HGET', K.tickets_before, lane)
-  if not value then return nil end
+  if not value then return {} end
   local last, at = struct.unpack('>Hc0', value)
-  if last ~= ticket then return nil end
+  if last ~= ticket then return {} end
   local ids, tokens = {}, {}
   while at <= #value do
     local id, token
@@ -109,13 +109,13 @@ end
 -- This process is told when jobs may be there, or when something is due earlier than it knows now.
 local function register()
   local due = T.next_due()
-  local alarm = math.min(T.alarm or math.huge, due < 0 and math.huge or T.now + due)
+  local alarm = math.max(T.alarm or 0, due < 0 and math.huge or T.now + due)
   redis.call('ZADD', K.waiters, 'NX', string.format('%.0f', T.micros), T.caller)
   if alarm ~= T.alarm then redis.call('HSET', K.meta, 'alarm', alarm == math.huge and 'inf' or string.format('%.0f', alarm)) end
 end
 
 local again = replay()
-if again then return answer(false, again) end
+if #again > 0 then return answer(false, again) end
 local more = T.settle()
 local ids = take()
 if #ids < most and ARGV[8] == '1' then register() end

@@ -79,7 +79,7 @@ local function announce()
     T.event = T.event + #noted.ids
     local entry = {string.format('%.0f-0', first), 'row', row, 'at', T.wall, 'by', T.caller, 'ids', ids}
     if noted.reasons then
-      for at = 1, #noted.ids do noted.reasons[at] = noted.reasons[at] or '\0\0' end
+      for at = 1, #noted.ids do noted.reasons[at] = noted.reasons[at] or '\0\0\0\0' end
       entry[10], entry[11] = 'reasons', table.concat(noted.reasons)
     end
     redis.call('XADD', K.events, 'MINID', '~', math.max(0, T.event - oldest), unpack(entry))

@@ -34,7 +34,7 @@ do
   T.now = T.wall + (tonumber(meta[4]) or 0)
   T.paused = meta[5] == '1'
   T.new_queue = not meta[1]
-  T.alarm = meta[6] == 'inf' and math.huge or tonumber(meta[6] or nil) -- when those who wait will look by themselves; nil: nobody waits
+  T.alarm = meta[6] == 'inf' and math.huge or tonumber(meta[6] or nil) -- by then all who wait will have looked; nil: nobody waits
   T.begin()
 end
 
@@ -71,6 +71,7 @@ end
 function T.items(first, width)
   local ids = {}
   for at = first, #ARGV, width do ids[#ids + 1] = ARGV[at] end
+  if #ids > 500 then error('a call takes 500 items at most') end
   T.load(ids)
   return ids
 end

@@ -86,7 +86,7 @@ function T.note(row, id, reason)
   ids[#ids + 1] = T.frame(id)
   if reason then
     noted.reasons = noted.reasons or {}
-    noted.reasons[#ids] = T.frame(reason)
+    noted.reasons[#ids] = struct.pack('>I4c0', #reason, reason)
   end
 end
 

@@ -16,7 +16,8 @@ for at, id in ipairs(T.items(3, 1)) do
     else
       T.touch(id)
       T.start_anew(job)
-      job[OUTCOME], job[FINISHED_AT], job[EXPIRES], job[HOME] = 0, 0, '', ''
+      -- Its home is a publisher that has not read this end yet, and hears of the next one instead.
+      job[OUTCOME], job[FINISHED_AT], job[EXPIRES], job[UNHEARD] = 0, 0, '', 0
       T.admit(id, 'rerun', '')
       T.keep_result(id, '')
       answer = EDGES.rerun.code
