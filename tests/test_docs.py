@@ -31,20 +31,24 @@ def test_every_row_and_every_block_is_in_statemachine_md():
 
 
 def test_the_code_of_the_readme_runs_as_it_stands(folder: Path):
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    publisher, worker, further = blocks
-    program = f"{publisher}\n{worker}\nbroker.join(10)\n{further}\nbroker.close()\n"
+    """The publisher and the worker as two processes, at once; what follows when both have ended."""
+    publisher, worker, further = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     environ = {**os.environ, "THOONK_HOME": str(folder)}
     environ.pop("THOONK_URL", None)
+
+    def start(code: str) -> subprocess.Popen[str]:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen([sys.executable, "-c", code], env=environ, text=True, **pipes)
+
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", program], env=environ, capture_output=True, text=True, timeout=60, check=False
-        )
+        publishing, working = start(publisher), start(worker)
+        told, trouble = publishing.communicate(timeout=60)
+        assert (sorted(told.splitlines()), trouble) == (["ann success sent to ann", "bob success sent to bob"], "")
+        assert working.communicate(timeout=60) == ("", "")
+        told, trouble = start(f"from thoonk_jobs import Broker\n{further}").communicate(timeout=60)
+        assert (told.splitlines(), trouble) == (["letter-7 1", "retracted"], "")
     finally:
         EmbeddedServer(folder).stop()
-
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["bob success sent to bob", "ann success sent to ann", "letter-7 1", "retracted"]
 
 
 @pytest.mark.parametrize("link", re.findall(r"\]\(([^)#]+)\)", README))

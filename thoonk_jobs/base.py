@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from thoonk_jobs import arguments, calls, settings
 from thoonk_jobs.claim import Claim, Job, not_found
-from thoonk_jobs.errors import PayloadError
+from thoonk_jobs.errors import InvalidArgument, PayloadError
 from thoonk_jobs.keys import QueueKeys
 from thoonk_jobs.machine import State
 from thoonk_jobs.publication import DEFAULT_MAX_PAYLOAD
@@ -58,6 +58,14 @@ class QueueBase:
             raise PayloadError(
                 f"cannot send {name}: {len(encoded)} bytes are over the max_payload of {self._max_payload:.0f}; "
                 "send a reference to it, or raise max_payload with configure")  # fmt: skip
+
+    def id_of(self, job: Job | str) -> str:
+        """The id of a job of this queue."""
+        if not isinstance(job, Job):
+            return arguments.text(job, "id")
+        if job.queue != self.name:
+            raise InvalidArgument(f"job {job.id!r} is of queue {job.queue!r}, not of {self.name!r}; ask that queue")
+        return job.id
 
     def claim_of(self, id: str) -> Claim | None:
         """The claim of a job that this object took in this process; those of a parent process are the parent's."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from itertools import count
 from typing import TYPE_CHECKING, Any, Self
@@ -66,7 +67,7 @@ class Claim(Job):
     As a context manager: a claim not ended inside finishes without a result, or fails with the exception.
     """
 
-    __slots__ = ("_ended", "_lost", "_numbers", "aborted", "keys", "lease", "process", "renewed", "token")
+    __slots__ = ("_ended", "_lock", "_lost", "_numbers", "aborted", "keys", "lease", "process", "renewed", "token")
 
     def __init__(self, queue: QueueBase, taken: calls.Taken, lease: float, *, renewed: bool) -> None:
         super().__init__(queue, taken.id, taken.stored)
@@ -78,13 +79,14 @@ class Claim(Job):
         self.aborted = False
         self._ended: str | None = None
         self._lost = False
+        self._lock = threading.Lock()
         self._numbers = count(1)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if self._ended or self.aborted:
+        if self._ended or self.aborted or self.process != self._queue.session.process:
             return
         if error is None:
             self.finish()
@@ -155,11 +157,16 @@ class Claim(Job):
         self._write(verb, calls.report(self.keys, self.id, self.token, kind, next(self._numbers), encoded))
 
     def _end(self, verb: str, call: calls.Call[calls.Refusals]) -> None:
-        self._write(verb, call)
-        self._ended = verb
+        with self._lock:  # of two threads that end a claim one does, and the other hears it
+            self._write(verb, call)
+            self._ended = verb
         self._let_go()
 
     def _write(self, verb: str, call: calls.Call[calls.Refusals]) -> None:
+        if self.process != self._queue.session.process:
+            raise TransitionRefused(
+                f"cannot {verb} job {self.id!r} of queue {self.queue!r}: its claim is the parent process's",
+                job_id=self.id, transition=verb, state=self._queue.state_of(self.id))  # fmt: skip
         if self._ended:
             state = self._queue.state_of(self.id)
             raise TransitionRefused(
@@ -170,7 +177,7 @@ class Claim(Job):
         try:
             verb_result(self._queue.session.wire.run(call))
         except (StaleClaim, JobNotFound) as refused:
-            self._let_go()
+            self._queue.session.leases.drop(self.keys, self.id, self.token)
             self.lose()
             raise lost(self, verb, refused.state) from None
 
@@ -181,7 +188,6 @@ class Claim(Job):
     def lose(self) -> None:
         """Said by who keeps the claims of this process: this one is not valid any more."""
         self.aborted = self._lost = True
-        self._queue.release_claim(self)
 
 
 def lost(claim: Claim, verb: str, state: State) -> StaleClaim:

@@ -23,6 +23,8 @@ DEPTH = 254
 
 MESSAGE_KEPT, TRACEBACK_KEPT, TYPE_KEPT = 10_000, 20_000, 500
 """Characters of an error that are kept: the first of the message and the type, the last of the traceback."""
+DATA_KEPT = 100_000
+"""Bytes of an error's data; of more, only the beginning of its repr is kept."""
 
 _PASS = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 _LENGTH = Struct(">I")
@@ -106,6 +108,8 @@ def encode_error(error: ErrorLike) -> bytes:
     """The bytes to store for an error. Refuses none: text is cut and mended, data that is not JSON becomes its repr."""
     try:
         data = _dump(error.data, "data")
+        if len(data) > DATA_KEPT:
+            data = orjson.dumps(_repr(error.data))
     except PayloadError:
         data = orjson.dumps(_repr(error.data))
     return b"e" + orjson.dumps(

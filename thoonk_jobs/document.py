@@ -7,19 +7,22 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from thoonk_jobs import keys, machine, record
+from thoonk_jobs import keys, machine, record, settings
 from thoonk_jobs.machine import TRANSITIONS, Outcome, State, Transition
 from thoonk_jobs.scripts import SCRIPTS, Script
 
 _MARKED = re.compile(r"(<!-- made: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_CLAIMANT = "finish, fail, cancel, stall, renew, report"
+_OPERATOR = "stall, retry, rerun, retract"
 REFUSALS = (
-    ("absent", "no job has this id, or an operator asks for one whose data is no longer kept", "JobNotFound"),
-    ("stale", "the token is not the job's: the claim was lost", "StaleClaim"),
-    ("refused", "the table has no such row from the job's state", "TransitionRefused"),
-    ("exists", "the id is taken by a job with another digest", "JobExists"),
-    ("not-unique", "a live job has the unique name; the detail is its id", "NotUnique"),
-    ("too-large", "the data is over max_payload; the detail is that number of bytes", "PayloadError"),
-)
+    ("absent", "no job has this id, or an operator asks for one whose data is no longer kept",
+     f"{_CLAIMANT}, {_OPERATOR}", "JobNotFound"),
+    ("stale", "the token is not the job's: the claim was lost", _CLAIMANT, "StaleClaim"),
+    ("refused", "the table has no such row from the job's state", f"{_CLAIMANT}, {_OPERATOR}", "TransitionRefused"),
+    ("exists", "the id is taken by a job with another digest", "publish", "JobExists"),
+    ("not-unique", "a live job has the unique name; the detail is its id", "publish, rerun", "NotUnique"),
+    ("too-large", "the data is over max_payload; the detail is that number of bytes", "publish", "PayloadError"),
+)  # fmt: skip
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
@@ -99,12 +102,21 @@ def _spec() -> str:
 
 
 def _refusals() -> str:
-    return _table(("why", "when", "error in Python"), REFUSALS)
+    return _table(("why", "when", "answered by", "error in Python"), REFUSALS)
+
+
+def _settings() -> str:
+    usual = ((f"`{name}`", "" if value is None else value) for name, value in settings.DEFAULTS.items())
+    return _table(("setting", "usual value"), usual)
+
+
+def _layout() -> str:
+    return f"The version of the layout is {keys.LAYOUT_VERSION}.\n"
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "states": _states, "outcomes": _outcomes, "picture": _picture, "rows": _rows, "scripts": _scripts, "keys": _keys,
-    "record": _record, "spec": _spec, "refusals": _refusals,
+    "record": _record, "spec": _spec, "refusals": _refusals, "settings": _settings, "layout": _layout,
 }  # fmt: skip
 
 
@@ -113,9 +125,19 @@ def renewed(text: str) -> str:
     return _MARKED.sub(lambda found: f"{found[1]}{BLOCKS[found[2]]()}{found[3]}", text)
 
 
-def main(path: str = "statemachine.md") -> None:
-    """Rewrites the file."""
-    file = Path(path)
+def write_scripts(folder: str) -> None:
+    """Writes each script as the server is given it: what a client in another language loads."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for script in SCRIPTS.values():
+        (Path(folder) / f"{script.name}.lua").write_text(script.source, encoding="utf-8")
+
+
+def main(*words: str) -> None:
+    """Rewrites statemachine.md; with `scripts FOLDER` writes the scripts there instead."""
+    if words[:1] == ("scripts",):
+        write_scripts(*words[1:])
+        return
+    file = Path(*words or ("statemachine.md",))
     file.write_text(renewed(file.read_text(encoding="utf-8")), encoding="utf-8")
 
 

@@ -67,7 +67,11 @@ class JobError:
         if isinstance(error, BaseException):
             text = "".join(tracebacks.format_exception(error))
             own = {name: value for name, value in vars(error).items() if not name.startswith("_")}
-            return cls(type(error).__name__, str(error), text, own or None)
+            try:
+                message = str(error)
+            except Exception:  # an exception that cannot say what it is fails its job all the same
+                message = "the exception has no text"
+            return cls(type(error).__name__, message, text, own or None)
         if isinstance(error, str):
             return cls("Error", error)
         return cls("Error", "the work failed", None, error)

@@ -38,7 +38,7 @@ LAYOUT = (
     (
         "keyed",
         "zset",
-        "by text: key, class (c claimed, r available, s scheduled or in the queue's line, w parked), order if parked, id",
+        "by text: key, class (c claimed, r available, s scheduled or held by the queue, w parked), order if w, id",
     ),
     ("watchers", "zset", "by text: id, process that waits for its end"),
     ("reports", "zset", "by text: id, kind (p progress, l log, e emitted), token, number, data"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from typing import Any
 
-from thoonk_jobs import arguments, calls, flows, settings
+from thoonk_jobs import calls, flows, settings
 from thoonk_jobs.base import QueueBase
 from thoonk_jobs.claim import Job, reason_text
 from thoonk_jobs.errors import InvalidArgument
@@ -31,15 +31,14 @@ class Operating(QueueBase):
 
     def stall(self, job: Job | str, reason: str | None = None) -> None:
         """Set a job aside: as its claimant where this Queue object claimed it, else as an operator, if it is live."""
-        id = job.id if isinstance(job, Job) else arguments.text(job, "id")
+        id = self.id_of(job)
         if claim := self.claim_of(id):
             claim.stall(reason)
         else:
             verb_result(self.session.wire.run(calls.stall(self.keys, id, reason_text(reason))))
 
     def _operate(self, verb: str, id: str) -> None:
-        id = id.id if isinstance(id, Job) else arguments.text(id, "id")
-        verb_result(self.session.wire.run(calls.operate(self.keys, verb, [id])))
+        verb_result(self.session.wire.run(calls.operate(self.keys, verb, [self.id_of(id)])))
 
     def retry_all(self) -> int:
         """Retry every stalled job, a bounded part at a time; how many it was."""

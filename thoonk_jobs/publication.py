@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -123,6 +124,10 @@ def backoff_text(value: Any) -> str:
     steps = value if isinstance(value, list | tuple) else [value]
     if not steps:
         return NO_BACKOFF
+    if len(steps) > 100:
+        raise InvalidArgument(
+            f"backoff has {len(steps)} steps; give 100 at most: the last one serves for all that follow"
+        )
     return ",".join(repr(arguments.seconds(step, "backoff", ends=True)) for step in steps)
 
 
@@ -135,6 +140,8 @@ def backoff_delay(text: str, failures: int) -> float:
 def _callable(value: Any, name: str) -> Callback | None:
     if value is None:
         return None
+    if inspect.iscoroutinefunction(value):
+        raise InvalidArgument(f"{name}={value!r} is a coroutine function; this broker calls plain functions")
     if callable(value):
         callback: Callback = value
         return callback

@@ -66,7 +66,7 @@ class Working(QueueBase):
         return [claim]
 
     def _claim_of(self, job: Job | str, verb: str) -> Claim:
-        id = job.id if isinstance(job, Job) else arguments.text(job, "id")
+        id = self.id_of(job)
         if isinstance(job, Claim):
             return job
         if claim := self.claim_of(id):
