@@ -345,3 +345,14 @@ def test_of_100_000_jobs_without_keep_every_result_arrives_and_nothing_is_left_a
     broker, queue, client, clock
 ):
     run_many(broker, queue, client, clock, 100_000)
+
+
+def test_a_publish_after_a_minute_forgets_all_that_is_over(queue, client, clock):
+    queue.publish_many(range(1600), keep=0)
+    for claim in queue.get_many(1600):
+        claim.finish()
+    clock.advance(62)
+
+    queue.publish("one further call")
+
+    assert client.hlen(f"{queue.keys.base}:record") == 1

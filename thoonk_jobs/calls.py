@@ -80,10 +80,12 @@ class Published(NamedTuple):
     """The answer to a publish.
 
     new_queue  the queue held nothing before: it is to be entered in the list of queues.
+    more       finished jobs are over that were not forgotten yet: settle.
     answers    of each job, the id and record that it has now, or why it was refused.
     """
 
     new_queue: bool
+    more: bool
     answers: list[tuple[str, Stored] | errors.ThoonkError]
 
 
@@ -95,7 +97,7 @@ def publish(keys: QueueKeys, publications: Sequence[Publication]) -> Call[Publis
 
     def read(reply: list[Any]) -> Published:
         answers = [_published(keys, asked, answer) for asked, answer in zip(publications, reply[1:], strict=True)]
-        return Published(bool(reply[0]), answers)
+        return Published(bool(reply[0] & 1), bool(reply[0] & 2), answers)
 
     args = tuple(arg for job in publications for arg in (job.id, job.digest, job.spec, job.body))
     return Call(SCRIPTS["publish"], keys, args, read, tuple(job.id for job in publications))

@@ -129,6 +129,12 @@ def jobs_page(
     return found, None
 
 
+def settle(keys: QueueKeys) -> Flow[None]:
+    """Settles all that is due, a bounded part at a time."""
+    while (yield calls.settle(keys)).more:
+        pass
+
+
 def live_ids(keys: QueueKeys) -> Flow[list[str]]:
     """The ids of all live jobs."""
     found: list[str] = []

@@ -93,6 +93,8 @@ class Publishing(QueueBase):
                 published = session.wire.run(calls.publish(self.keys, part))
                 if published.new_queue:  # new, or deleted or flushed since this process entered it
                     session.enter(self.keys, again=True)
+                if published.more:
+                    session.wire.follow(flows.settle(self.keys))
                 for answer in published.answers:
                     waiting = expected.get(len(answers))
                     if isinstance(answer, ThoonkError):

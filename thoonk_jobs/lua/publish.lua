@@ -6,8 +6,8 @@
 -- purge: finished -> absent
 -- with: limits, retention, watching
 -- args: (id, digest, spec, data)*
--- replies: 1 where the queue held nothing, to be entered in the list of queues; then of each item the record; or
--- {id, record} of the holder of its unique name; or {why, state, detail}
+-- replies: the sum of 1 where the queue held nothing, to be entered in the list of queues, and 2 where more is over
+-- and to be settled; then of each item the record; or {id, record} of the holder of its unique name; or {why, state, detail}
 
 local SPECS = {}
 
@@ -99,9 +99,8 @@ local function publish(id, digest, spec, data)
   return id
 end
 
-local answers = {T.new_queue and 1 or 0}
 local ids = T.items(3, 4)
-T.sweep()
+local answers = {(T.new_queue and 1 or 0) + (T.sweep() and 2 or 0)}
 T.commit()
 for at, id in ipairs(ids) do
   local digest, raw, data = ARGV[4 * at], ARGV[4 * at + 1], ARGV[4 * at + 2]

@@ -42,7 +42,8 @@ function T.forget_finished(at)
 end
 
 -- Along with another request: only when a second's worth has gathered, so that one entry of the log carries many.
+-- True if there may be more.
 function T.sweep()
   local oldest = redis.call('ZRANGEBYSCORE', K.bare, '-inf', T.now - 1000, 'LIMIT', 0, 1)
-  if #oldest > 0 then T.forget_finished(T.now) end
+  return #oldest > 0 and T.forget_finished(T.now)
 end
