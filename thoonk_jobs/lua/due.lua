@@ -36,6 +36,7 @@ end
 function T.settle()
   local more = each_due(K.expiring, T.now, 'lapse', lapse)
   more = each_due(K.claimed, T.now, 'expire', lose) or more
+  more = T.release_freed() or more -- who waits comes before who comes due
   more = each_due(K.scheduled, T.now, 'promote', promote) or more
   more = each_due(K.dated, T.wall, 'promote', promote) or more
   more = T.forget_finished(T.now) or more

@@ -26,20 +26,22 @@ local function last_in_line(key)
   return found
 end
 
+-- Parks what is beyond the limit, a bounded part; true where more is left.
 local function park(key)
   local most = T.allowed(key)
   local over = most < math.huge and T.slots(key) - most or 0
-  if over < 1 then return end
+  if over < 1 then return false end
   for at, id in ipairs(last_in_line(key)) do
     if at > math.min(over, 500) then break end
     T.touch(id)
     T.jobs[id][HELD] = key == '' and 1 or 2
     T.move(id, 'park')
   end
+  return over > 500
 end
 
 local key = string.sub(field, 2)
-park(key)
+local more = park(key)
 T.freed = {}
 T.commit()
-return T.release({key, key ~= '' and '' or nil}) and 1 or 0
+return (T.release({key, key ~= '' and '' or nil}) or more) and 1 or 0

@@ -30,8 +30,10 @@ function T.admit(id, row, reason)
   T.touch(id)
   job[HELD] = held or 0
   if not held then return T.move(id, row, reason) end
+  local own = reason or job[REASON]
   T.waits = true
   T.move(id, 'hold', row)
+  job[REASON] = own
   if not edge.silent then job[VIA] = edge.code end
 end
 
@@ -96,6 +98,9 @@ function T.release_freed()
   for key in pairs(T.freed) do if key ~= '' then keys[#keys + 1] = key end end
   if T.freed[''] then keys[#keys + 1] = '' end
   T.freed = {}
+  -- Under a lowered limit, what is available may have waited for less to run.
+  local limited = #keys > 0 and T.alarm and redis.call('HLEN', K.limits) > 0
+  if limited and redis.call('ZCARD', K.available) > 0 then T.wake() end
   if #keys > 0 then return T.release(keys) end
   T.commit()
 end
