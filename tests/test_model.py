@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -318,8 +319,10 @@ def _framed(member: bytes) -> tuple[str, str]:
     return member[2:end].decode(), member[end:].decode()
 
 
+# By hand every run explores anew; a gate is to fail for what changed, not by chance.
 USUAL = settings(
-    max_examples=150, stateful_step_count=50, deadline=None, print_blob=True,
+    derandomize=bool(os.environ.get("CI")),
+    max_examples=120, stateful_step_count=50, deadline=None, print_blob=True,
     suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
 )  # fmt: skip
 DEEP = settings(USUAL, max_examples=500, stateful_step_count=80)
