@@ -13,11 +13,10 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import pytest
 import redis
 from audit import Contents, check_audit
 
-from thoonk_jobs import Broker, EmbeddedServer, StaleClaim, embedded
+from thoonk_jobs import Broker, EmbeddedServer, StaleClaim
 from thoonk_jobs.machine import Outcome, State
 from thoonk_jobs.record import unpack
 
@@ -67,13 +66,6 @@ class Worker(threading.Thread):
             self.error = error
 
 
-@pytest.fixture
-def durable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With everysec a kill may cost what was acknowledged while an fsync ran, which the class says; not so here."""
-    monkeypatch.setitem(embedded.SETTINGS, "appendfsync", "always")
-
-
-@pytest.mark.usefixtures("durable")
 def test_no_kill_of_the_server_loses_or_undoes_what_was_acknowledged(tmp_path: Path):
     stop, chance = threading.Event(), random.Random(20)
     with (
@@ -103,7 +95,6 @@ def test_no_kill_of_the_server_loses_or_undoes_what_was_acknowledged(tmp_path: P
         assert len(found.in_state(State.FINISHED)) == len(found.jobs)
 
 
-@pytest.mark.usefixtures("durable")
 def test_a_server_that_is_killed_while_it_starts_is_started_again(tmp_path: Path):
     stop = threading.Event()
     with (
