@@ -136,7 +136,7 @@ def _confined(client: redis.Redis, url: str, keys: QueueKeys) -> Iterator[Broker
     """A broker whose user may touch the declared keys and channels of one queue, and nothing else."""
     client.acl_setuser(
         "confined", enabled=True, reset=True, passwords=["+secret"], keys=[*keys.keys, f"{keys.namespace}:layout"],
-        channels=[keys.event_channel, f"{keys.base}:p:*"],
+        channels=[f"{keys.base}:events", f"{keys.base}:p:*"],
         commands=["+@all", "-@dangerous", "-@admin", "+info"],
     )  # fmt: skip
     try:

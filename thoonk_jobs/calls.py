@@ -208,11 +208,6 @@ def counts(keys: QueueKeys) -> Call[dict[State, int]]:
     return Call(SCRIPTS["counts"], keys, (), lambda reply: dict(zip(states, [0, *reply[:-1]], strict=True)))
 
 
-def paused(keys: QueueKeys) -> Call[bool]:
-    """Whether the queue hands out no jobs at present."""
-    return Call(SCRIPTS["counts"], keys, (), lambda reply: bool(reply[-1]))
-
-
 def listing(
     keys: QueueKeys, index: str, after: tuple[bytes, bytes] | None, most: int
 ) -> Call[list[tuple[bytes, bytes]]]:

@@ -87,11 +87,6 @@ class QueueKeys:
         """Where one process hears what concerns it."""
         return f"{self.base}:p:{process}"
 
-    @property
-    def event_channel(self) -> str:
-        """Where every move is announced."""
-        return f"{self.base}:events"
-
 
 def queues_key(namespace: str) -> str:
     """The set of the namespace's queues, and of its layout version; in a slot of its own."""

@@ -26,18 +26,12 @@ local function cancel(id, reason, delay, counted)
   return job[VIA]
 end
 
-local answers = {}
-for at, id in ipairs(T.items(3, 5)) do
-  local first = 5 * at - 2
-  local answer = T.ask(id, {'cancel', 'defer', 'exhaust'}, ARGV[first + 1])
-  if not answer then
-    T.touch(id)
-    answer = cancel(id, ARGV[first + 2], tonumber(ARGV[first + 3]), ARGV[first + 4])
-  end
-  answers[at] = answer
-  T.next_item()
-end
-T.commit()
+local answers = T.each(3, 5, function(id, at)
+  local answer = T.ask(id, {'cancel', 'defer', 'exhaust'}, ARGV[at + 1])
+  if answer then return answer end
+  T.touch(id)
+  return cancel(id, ARGV[at + 2], tonumber(ARGV[at + 3]), ARGV[at + 4])
+end)
 T.trim_stalled()
 T.release_freed()
 return answers

@@ -28,19 +28,14 @@ local function fail(id, final, delay)
   return job[VIA]
 end
 
-local answers = {}
-for at, id in ipairs(T.items(3, 5)) do
-  local first = 5 * at - 2
-  local answer = T.ask(id, {'fail', 'reattempt', 'reattempt_later', 'exhaust'}, ARGV[first + 1])
-  if not answer then
-    T.touch(id)
-    answer = fail(id, ARGV[first + 3], tonumber(ARGV[first + 4]))
-    T.keep_result(id, ARGV[first + 2])
-  end
-  answers[at] = answer
-  T.next_item()
-end
-T.commit()
+local answers = T.each(3, 5, function(id, at)
+  local answer = T.ask(id, {'fail', 'reattempt', 'reattempt_later', 'exhaust'}, ARGV[at + 1])
+  if answer then return answer end
+  T.touch(id)
+  answer = fail(id, ARGV[at + 3], tonumber(ARGV[at + 4]))
+  T.keep_result(id, ARGV[at + 2])
+  return answer
+end)
 T.trim_stalled()
 T.trim_finished()
 T.release_freed()

@@ -6,23 +6,18 @@
 -- args: (id, token, result or nothing)*
 -- replies: the row's code; or {why, state}
 
-local answers = {}
 T.sweep()
 T.commit()
-for at, id in ipairs(T.items(3, 3)) do
-  local token, result = ARGV[3 * at + 1], ARGV[3 * at + 2]
-  local answer = T.ask(id, {'finish'}, token)
-  if not answer then
-    local job = T.jobs[id]
-    job[REASON] = ''
-    T.move(id, 'finish')
-    if result ~= '' or job[TOTAL_FAILURES] > 0 then T.keep_result(id, result) end
-    answer = EDGES.finish.code
-  end
-  answers[at] = answer
-  T.next_item()
-end
-T.commit()
+local answers = T.each(3, 3, function(id, at)
+  local result = ARGV[at + 2]
+  local answer = T.ask(id, {'finish'}, ARGV[at + 1])
+  if answer then return answer end
+  local job = T.jobs[id]
+  job[REASON] = ''
+  T.move(id, 'finish')
+  if result ~= '' or job[TOTAL_FAILURES] > 0 then T.keep_result(id, result) end
+  return EDGES.finish.code
+end)
 T.trim_finished()
 T.release_freed()
 return answers

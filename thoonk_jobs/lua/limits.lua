@@ -109,3 +109,14 @@ end
 function T.next_item()
   if next(T.freed) and anyone_waits() then T.release_freed() end
 end
+
+-- Answers each item for itself; act gets its id and the place of its first argument.
+function T.each(first, width, act)
+  local answers = {}
+  for at, id in ipairs(T.items(first, width)) do
+    answers[at] = act(id, first + width * (at - 1))
+    T.next_item()
+  end
+  T.commit()
+  return answers
+end

@@ -6,18 +6,13 @@
 -- args: (id)*
 -- replies: the row's code; or {why, state}
 
-local answers = {}
-for at, id in ipairs(T.items(3, 1)) do
+local answers = T.each(3, 1, function(id)
   local answer = T.ask(id, {'retract'})
-  if not answer then
-    T.dispossess(id)
-    T.move(id, 'retract')
-    answer = EDGES.retract.code
-  end
-  answers[at] = answer
-  T.next_item()
-end
-T.commit()
+  if answer then return answer end
+  T.dispossess(id)
+  T.move(id, 'retract')
+  return EDGES.retract.code
+end)
 T.trim_finished()
 T.release_freed()
 return answers
