@@ -152,6 +152,27 @@ def test_a_job_that_was_held_has_no_reason_but_its_own(desk: Desk):
     assert desk.audit().jobs[b"a"].reason == b""
 
 
+# Counts.
+
+
+def test_a_retry_starts_counts_anew_and_keeps_the_totals(desk: Desk):
+    desk.do(desk.publish("a", max_attempts=2))
+    desk.do(calls.cancel(desk.keys, "a", desk.take("a"), "busy", 0))
+    desk.do(calls.cancel(desk.keys, "a", desk.take("a"), "no cost", 0, counted=False))
+    desk.take("a", lease=5)
+    desk.advance(5)
+    desk.do(calls.fail(desk.keys, "a", desk.take("a"), b"e", final=False, delay=0))
+    desk.do(calls.fail(desk.keys, "a", desk.take("a"), b"e", final=False, delay=0))
+    job = desk.audit().jobs[b"a"]
+    assert (job.claims, job.failures, job.cancels, job.lost) == (5, 2, 1, 1)
+
+    desk.do(calls.operate(desk.keys, "retry", ["a"]))
+
+    job = desk.audit().jobs[b"a"]
+    assert (job.failures, job.cancels, job.lost) == (0, 0, 0)
+    assert (job.claims, job.total_failures, job.total_cancels) == (5, 2, 1)
+
+
 # Tickets.
 
 
@@ -217,6 +238,20 @@ def test_who_looked_at_an_alarm_that_came_to_nothing_is_told_of_the_next_due_job
     _look_and_wait(desk)  # by its own timer; nothing is due any more
 
     desk.do(desk.publish("b", delay=5))
+
+    assert desk.contents()["waiters"] == []
+
+
+@pytest.mark.parametrize("running", [None, 2])
+def test_who_waits_is_told_when_a_lowered_limit_is_raised_again(desk: Desk, running: int | None):
+    for id in "ab":
+        desk.do(desk.publish(id))
+    tokens = {taken.id: taken.token for taken in desk.do(desk.claim(2)).taken}
+    desk.do(desk.limit("q", 1))
+    desk.do(calls.cancel(desk.keys, "a", tokens["a"], "busy", 0))
+    _look_and_wait(desk)
+
+    desk.do(desk.limit("q", running))
 
     assert desk.contents()["waiters"] == []
 

@@ -44,4 +44,6 @@ local key = string.sub(field, 2)
 local more = park(key)
 T.freed = {}
 T.commit()
-return (T.release({key, key ~= '' and '' or nil}) or more) and 1 or 0
+more = T.release({key, key ~= '' and '' or nil}) or more
+T.wake_for_room()
+return more and 1 or 0
