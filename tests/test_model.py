@@ -113,7 +113,7 @@ class QueueMachine(RuleBasedStateMachine):
             answer = answer.answers
         return answer[0] if isinstance(answer, list) and len(answer) == 1 else answer
 
-    @initialize(given=SETTINGS, jobs=PUBLICATIONS, limits=st.dictionaries(FIELDS, st.sampled_from([1, 2]), max_size=2))
+    @initialize(given=SETTINGS, jobs=PUBLICATIONS, limits=st.dictionaries(FIELDS, st.sampled_from([1, 2]), max_size=3))
     def begin(self, given: dict[str, float], jobs: list[Any], limits: dict[str, int]) -> None:
         self.answer(calls.configure(self.keys, {name: f"{value:g}" for name, value in given.items()}))
         for name, value in given.items():
@@ -215,6 +215,19 @@ class QueueMachine(RuleBasedStateMachine):
             self.ask(calls.renew(self.keys, [(id, token, lease)]), self.oracle.renew(id, token, lease))
         else:
             self.ask(calls.report(self.keys, id, token, "progress", lease, b"j1"), self.oracle.report(id, token))
+
+    @rule(most=st.integers(1, 3), ends=st.lists(st.sampled_from(["finish", "finish", "fail", "cancel"]), max_size=3))
+    def work(self, most: int, ends: list[str]) -> None:
+        """A worker takes jobs and ends the claims it finds first."""
+        self.claim(most=most, lane="four", lease=30, wait=False)
+        for verb in ends:
+            self.agree()
+            if verb == "finish":
+                self.finish(at=0, result=b"")
+            elif verb == "fail":
+                self.fail(at=0, final=False, delay=0)
+            else:
+                self.cancel(at=0, delay=0, counted=True)
 
     # Operators.
 
