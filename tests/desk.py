@@ -30,7 +30,7 @@ class Desk:
         seconds, micros = client.time()
         self.now = int(seconds) * 1000 + int(micros) // 1000
         self.wire = wire
-        self.wire.clock = lambda: self.now
+        self.wire.elapsed.passed = lambda: self.now
         self.client = client
         self.keys = QueueKeys.of(namespace, queue)
         self._tickets = 0
@@ -39,7 +39,7 @@ class Desk:
         """Another queue, at the same time."""
         twin = Desk(self.wire, self.client, self.keys.namespace, queue)
         twin.now = self.now
-        self.wire.clock = lambda: self.now
+        self.wire.elapsed.passed = lambda: self.now
         return twin
 
     def advance(self, seconds: float) -> None:
@@ -51,9 +51,9 @@ class Desk:
         body, digest = pack(data)
         return calls.publish(self.keys, [Publication(id, digest, Spec(**spec).pack(), body)])
 
-    def claim(self, most: int = 1, lease: float = 1000.0, lane: str = "lane", *, wait: bool = False) -> Call[Any]:
+    def claim(self, most: int = 1, lease: float = 1000.0, lane: str = "lane", *, wanted: int | None = None) -> Call[Any]:
         self._tickets += 1
-        return calls.claim(self.keys, lane, f"ticket{self._tickets}", most, lease, WORKER, wait=wait)
+        return calls.claim(self.keys, lane, f"ticket{self._tickets}", most, lease, WORKER, wanted=wanted)
 
     def limit(self, field: str, running: int | None) -> Call[bool]:
         return calls.limit(self.keys, field, running)
@@ -86,7 +86,7 @@ class Desk:
         return int(look.taken[0].token)
 
     def settle(self) -> None:
-        while self.do(calls.settle(self.keys)).more:
+        while self.do(calls.settle(self.keys)):
             pass
 
     def set(self, **settings: str) -> None:

@@ -11,7 +11,7 @@ from transitions import MachineError
 from thoonk_jobs import machine
 from thoonk_jobs.errors import JobExists, JobNotFound, NotUnique, StaleClaim, TransitionRefused
 from thoonk_jobs.machine import ROWS, SLOTTED, Outcome, State
-from thoonk_jobs.record import RECORD_KEPT, WAITED
+from thoonk_jobs.timing import RECORD_KEPT, WAITED
 
 INF = float("inf")
 OK = None

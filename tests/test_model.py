@@ -83,7 +83,7 @@ class QueueMachine(RuleBasedStateMachine):
         seconds, _ = self.client.time()
         self.keys = QueueKeys.of(f"model{next(_numbers)}", "letters")
         self.oracle = Oracle(now=int(seconds) * 1000)
-        self.wire.clock = lambda: self.oracle.now
+        self.wire.elapsed.passed = lambda: self.oracle.now
         self.claims: list[tuple[str, int]] = []  # the latest first
         self.over: set[str] = set()
         self.tickets = itertools.count(1)
@@ -157,7 +157,7 @@ class QueueMachine(RuleBasedStateMachine):
         if self.oracle.limits or self.oracle.keep_stalled == 1:
             self.settle()  # what is released is the server's choice: first that, then the claim
             self.agree()
-        call = calls.claim(self.keys, lane, f"ticket {next(self.tickets)}", most, lease, WORKER, wait=wait)
+        call = calls.claim(self.keys, lane, f"ticket {next(self.tickets)}", most, lease, WORKER, wanted=most if wait else None)
         ran = self.oracle.running()
         if self.oracle.over():  # a limit was lowered: not all that is available may run
             taken = _kind(self.answer(call))

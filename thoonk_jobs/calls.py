@@ -37,8 +37,9 @@ _ORDERED_MEMBERS = ("waiting", "parked", "available")
 class Call(Generic[T]):
     """A script call.
 
-    read     turns the reply into what the caller wants.
+    read     turns the answer into what the caller wants.
     job_ids  what a publish tried to publish.
+    back     jobs that this process would wait for if there are none for it at the end of the call; 0: it does not.
     """
 
     script: Script
@@ -46,6 +47,7 @@ class Call(Generic[T]):
     args: tuple[Arg, ...]
     read: Callable[[Any], T]
     job_ids: tuple[str, ...] = ()
+    back: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +66,35 @@ class Taken(NamedTuple):
     token: int
 
 
-class Look(NamedTuple):
-    """What a look at a queue found.
+class Reply(NamedTuple):
+    """What every script replies.
 
-    more  something else is due: look again at once.
-    due   seconds until something is due; None for never.
+    now, skew  of the queue's elapsed clock, in ms.
+    number     of the place in line at which this process waits for jobs since this call; 0 for none.
+    alarm      ms until something is due; -1 for never.
+    keeper     1: this process keeps the time.
     """
 
+    now: int
+    skew: int
+    number: int
+    alarm: int
+    keeper: int
+    answer: Any
+
+
+class Look(NamedTuple):
+    """What a look at a queue found. more: something else is due, look again at once."""
+
     more: bool
-    due: float | None
     taken: list[Taken]
+
+
+class Probe(NamedTuple):
+    """What a probe told: the number under which this process waits, 0 for none, and whether the alarm is late."""
+
+    number: int
+    late: bool
 
 
 class Published(NamedTuple):
@@ -112,28 +133,39 @@ def _published(keys: QueueKeys, asked: Publication, answer: Any) -> tuple[str, S
 
 
 def claim(
-    keys: QueueKeys, lane: str, ticket: str, most: int, lease: float, worker: str, *, wait: bool
+    keys: QueueKeys, lane: str, ticket: str, most: int, lease: float, worker: str, *, wanted: int | None = None
 ) -> Call[Look]:  # fmt: skip
     """Settles what is due, then takes up to `most` jobs. The same ticket gets the same claims while they are valid.
 
-    lane  a name that one outstanding claim of this process uses at a time.
-    wait  register this process: it is told when jobs may be there.
+    lane    a name that one outstanding claim of this process uses at a time.
+    wanted  the jobs that all of this process wait for: it is told when there are some, if these are fewer. None: it
+            does not wait, and if it was told of jobs, that holds.
     """
-    args = (lane, ticket, most, round(lease * 1000), worker, "1" if wait else "")
-    return Call(SCRIPTS["claim"], keys, args, _look)
+    args = (lane, ticket, most, round(lease * 1000), worker, "" if wanted is None else "1")
+    return Call(SCRIPTS["claim"], keys, args, _look, back=wanted or 0)
 
 
-def _look(reply: list[Any]) -> Look:
+def _look(answer: list[Any]) -> Look:
     taken = []
-    for at in range(2, len(reply), 4):
-        id, raw, data, error = reply[at : at + 4]
+    for at in range(1, len(answer), 4):
+        id, raw, data, error = answer[at : at + 4]
         taken.append(Taken(id.decode(), Stored(raw, data, error), int(record.unpack(raw).token)))
-    return Look(bool(reply[0]), None if reply[1] < 0 else reply[1] / 1000, taken)
+    return Look(bool(answer[0]), taken)
 
 
-def settle(keys: QueueKeys) -> Call[Look]:
-    """Moves what time alone moves, a bounded part."""
-    return Call(SCRIPTS["settle"], keys, (), _look)
+def settle(keys: QueueKeys, *, keeper: bool = False) -> Call[bool]:
+    """Moves what time alone moves, a bounded part; answers whether there is more. keeper: the alarm rang here."""
+    return Call(SCRIPTS["settle"], keys, ("1" if keeper else "",), bool)
+
+
+def probe(keys: QueueKeys, nonce: str) -> Call[Probe]:
+    """Sends a nonce to this process's own channel, and asks what it should know."""
+    return Call(SCRIPTS["probe"], keys, (nonce,), lambda answer: Probe(answer[0], bool(answer[1])))
+
+
+def leave_line(keys: QueueKeys) -> Call[None]:
+    """This process waits no more, was told nothing, and keeps no time."""
+    return Call(SCRIPTS["leave"], keys, (), lambda _: None)
 
 
 def _verb(keys: QueueKeys, name: str, *items: tuple[Arg, ...], asked: str = "") -> Call[Refusals]:

@@ -13,8 +13,10 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from thoonk_jobs import calls
 from thoonk_jobs.calls import Call, Command
 from thoonk_jobs.config import Config
+from thoonk_jobs.elapsed import Elapsed
 from thoonk_jobs.embedded import EmbeddedServer
 from thoonk_jobs.errors import BrokerClosed, BrokerUnavailable, ConfigError, IncompatibleServer, ThoonkError
 from thoonk_jobs.keys import LAYOUT_VERSION, layout_key
@@ -34,14 +36,11 @@ BROKEN = (redis.RedisError, OSError)
 
 
 class Wire:
-    """The connections of one process to one server: sends calls, and again after a failure, until `retry_for` is over.
-
-    clock  the time to pass to scripts in ms since the epoch; None leaves it to the server.
-    """
+    """The connections of one process to one server: sends calls, and again after a failure, until `retry_for` is over."""
 
     def __init__(self, config: Config, process: str) -> None:
         self.process = process
-        self.clock: Callable[[], int | None] = lambda: None
+        self.elapsed = Elapsed()
         self.closed = threading.Event()
         self._config = config
         self._server = EmbeddedServer(config.directory) if config.embedded else None
@@ -134,18 +133,19 @@ class Wire:
                 return connection.read_response()
             if self._sync:
                 self._sync.wrote()
-            now = self.clock()
-            keys = call.keys.keys
-            arguments = (len(keys), *keys, "" if now is None else now, self.process, *call.args)
-            evaluate = ("EVALSHA", call.script.sha, *arguments)
+            sent, keys = time.monotonic(), call.keys.keys
+            head = self.elapsed.head(call.keys.base, call.back)
+            evaluate = ("EVALSHA", call.script.sha, len(keys), *keys, head, self.process, *call.args)
             connection.send_command(*evaluate)
             try:
-                return connection.read_response()
+                reply = calls.Reply(*connection.read_response())
             except redis.exceptions.NoScriptError:
                 connection.send_command("SCRIPT", "LOAD", call.script.source)
                 connection.read_response()
                 connection.send_command(*evaluate)
-                return connection.read_response()
+                reply = calls.Reply(*connection.read_response())
+            self.elapsed.heard(call.keys.base, sent, reply.now, reply.skew)
+            return reply.answer
 
     def _failure(self, error: Exception, call: Call[Any] | Command[Any]) -> Exception | None:
         """What to raise at once; None where the call may be sent again."""

@@ -53,14 +53,14 @@ def take(
     try:
         while True:
             bell.clear()
-            found = Look(False, None, [])
+            found = Look(False, [])
             if ears.hears(keys):  # else there is an outage: the bell rings at its end
                 with suppress(BrokerUnavailable):
                     found = yield from _look_once(look, wait=True)
             left = _left(until)
             if found.taken or left == 0:
                 return found.taken
-            yield bell.pause(_sooner(left, found.due))
+            yield bell.pause(left)
     finally:
         bell.close()
 
@@ -131,7 +131,7 @@ def jobs_page(
 
 def settle(keys: QueueKeys) -> Flow[None]:
     """Settles all that is due, a bounded part at a time."""
-    while (yield calls.settle(keys)).more:
+    while (yield calls.settle(keys)):
         pass
 
 

@@ -14,7 +14,8 @@ LAYOUT = (
     (
         "meta",
         "hash",
-        "counters seq, token, event; skew of the clock in ms; paused; alarm: by then all who wait will have looked",
+        "counters seq, token, event; told_room, the jobs that processes were told of and have not come for; alarm and "
+        "keeper, when who looks after the time next; skew and seen of the elapsed clock, in ms; paused",
     ),
     ("settings", "hash", "what `configure` set, as text"),
     ("limits", "hash", "`q` the queue, `e` each key, `k<key>` one key: number of running jobs allowed"),
@@ -42,7 +43,9 @@ LAYOUT = (
     ),
     ("watchers", "zset", "by text: id, process that waits for its end"),
     ("reports", "zset", "by text: id, kind (p progress, l log, e emitted), token, number, data"),
-    ("waiters", "zset", "by order of arrival: processes that wait for jobs"),
+    ("waiters", "zset", "processes that wait for jobs: number of the place in line -> process"),
+    ("told", "zset", "processes that were told to look: until when they are waited for -> process"),
+    ("room", "hash", "process that waits or was told -> jobs that it wants"),
     ("events", "stream", "the bounded log of moves: one entry a script and row"),
 )
 
@@ -86,6 +89,11 @@ class QueueKeys:
     def process_channel(self, process: str) -> str:
         """Where one process hears what concerns it."""
         return f"{self.base}:p:{process}"
+
+    @property
+    def alarm_channel(self) -> str:
+        """Where all who look after the time hear when something is due next."""
+        return f"{self.base}:alarm"
 
 
 def queues_key(namespace: str) -> str:

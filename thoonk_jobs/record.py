@@ -58,10 +58,6 @@ RUN = (
 )  # counts stop at 65535
 COUNT_LIMIT = 65_535
 
-RECORD_KEPT = 60_000
-"""ms that the bare record of a finished job stays, at least, to answer a request that is repeated."""
-WAITED = 3_600_000
-"""ms that a finished job stays readable, at least, while a process that waits for it has not said it read it."""
 
 # What the publisher asks for one job, packed once for all jobs that share it. NaN: the queue's setting decides.
 SPEC = (
@@ -148,6 +144,4 @@ def constants() -> dict[str, str]:
         "NOT_RUN_SIZE": str(_RUN.size),
         "BLANK_SIZE": str(_HEAD.size + len(TEXTS) + _RUN.size),
         "COUNT_LIMIT": str(COUNT_LIMIT),
-        "RECORD_KEPT": str(RECORD_KEPT),
-        "WAITED": str(WAITED),
     }

@@ -11,15 +11,17 @@ import re
 from dataclasses import dataclass
 from importlib import resources
 
-from thoonk_jobs import record
+from thoonk_jobs import record, timing
 from thoonk_jobs.keys import LAYOUT
 from thoonk_jobs.machine import CODES, ROWS, Outcome, State, Transition
 
 # Names in capitals become numbers before the server sees them: each local that a function refers to costs every call.
-_CONSTANTS = record.constants()
+_CONSTANTS = record.constants() | timing.constants()
 _CONSTANT = re.compile(rf"\b({'|'.join(_CONSTANTS)})\b")
-SHARED = ("lib", "places", "move", "commit", "limits", "watching", "retention", "due")
-_ALWAYS = ("lib", "places", "move", "commit")
+_KEY = re.compile(r"\bK\.(\w+)")
+_PLACES = {name: place for place, (name, *_) in enumerate(LAYOUT, 1)}
+SHARED = ("lib", "places", "move", "commit", "waiting", "limits", "watching", "retention", "due")
+_ALWAYS = ("lib", "places", "move", "commit", "waiting")
 _ROW = re.compile(r"-- (\w+): ([\w, ]+) -> (\w+)")
 _HEADER = re.compile(r"-- (with|flags|args|replies): (.*)")
 _MORE = re.compile(r"-- (.*)")
@@ -59,6 +61,12 @@ def _read(name: str) -> str:
     return (resources.files("thoonk_jobs") / "lua" / f"{name}.lua").read_text(encoding="utf-8")
 
 
+def _numbered(code: str) -> str:
+    """The code with numbers for the names of keys and constants."""
+    code = _KEY.sub(lambda found: f"KEYS[{_PLACES[found[1]]}]", code)
+    return _CONSTANT.sub(lambda found: _CONSTANTS[found[1]], code)
+
+
 def _compose(name: str) -> Script:
     body, rows, last = _read(name), [], ""
     header = {"with": "", "flags": "", "args": "none", "replies": ""}
@@ -73,15 +81,17 @@ def _compose(name: str) -> Script:
         else:
             break
     shared = (*_ALWAYS, *(part for part in SHARED if part in header["with"].split(", ")))
-    keys = ", ".join(f"{key} = KEYS[{place}]" for place, (key, *_) in enumerate(LAYOUT, 1))
-    code = _CONSTANT.sub(lambda found: _CONSTANTS[found[1]], "\n".join((*map(_read, shared), body)))
+    reads = "no-writes" in header["flags"]
     source = "\n".join((
         f"#!lua flags={header['flags']}" if header["flags"] else "#!lua",
-        f"local K = {{{keys}}}",
         "local EDGES = {",
         *map(_lua_row, rows),
         "}",
-        code,
+        _numbered("\n".join(map(_read, shared)).replace("WRITES", str(not reads).lower())),
+        "local function answer()",
+        _numbered(body),
+        "end",
+        "return {T.now, T.skew, 0, -1, 0, answer()}" if reads else "return T.close(answer())",
     ))  # fmt: skip
     sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
     return Script(name, tuple(rows), header["args"], header["replies"], source, sha)

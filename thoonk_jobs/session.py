@@ -28,7 +28,7 @@ class Session:
         self.process = new_id()[4:]
         self.worker = f"{self.process}@{socket.gethostname()}:{os.getpid()}"
         self.wire = Wire(config, self.process)
-        self.wire.clock = clock
+        self.wire.elapsed.passed = clock
         self.callbacks = CallbackThread(self.wire, make_job, self.wanted)
         self.leases = Leases(self.wire)
         self.notices = Notices(self.wire, self)

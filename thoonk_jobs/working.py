@@ -38,7 +38,7 @@ class Working(QueueBase):
                 most = min(n - len(claims), calls.AT_ONCE)
 
                 def look(wait: bool, most: int = most) -> calls.Call[calls.Look]:
-                    return calls.claim(self.keys, session.lane(), new_ticket(), most, lease, session.worker, wait=wait)
+                    return calls.claim(self.keys, session.lane(), new_ticket(), most, lease, session.worker, wanted=most if wait else None)
 
                 taken = session.wire.follow(flows.take(session, self.keys, look, 0 if claims else span))
                 for job in taken:

@@ -9,8 +9,8 @@
 -- purge: finished -> absent
 -- with: limits, retention, due
 -- flags: allow-oom
--- args: lane, ticket, most, lease in ms, worker, wait (1: register this process if there were fewer)
--- replies: {more is due, ms until something is due or -1, (id, record, data, the last attempt's error)*}
+-- args: lane, ticket, most, lease in ms, worker, 1 where this process was told or would wait, else nothing
+-- replies: {1 where more is due, (id, record, data, the last attempt's error)*}
 
 local lane, ticket, most, lease, worker = ARGV[3], ARGV[4], math.min(500, tonumber(ARGV[5])), tonumber(ARGV[6]), ARGV[7]
 local TICKETS_KEPT = 600000
@@ -95,28 +95,23 @@ local function take()
   return ids
 end
 
-local function answer(more, ids)
-  local reply = {more and 1 or 0, #ids < most and T.next_due() or -1}
+local function handed_out(more, ids)
+  local reply = {more and 1 or 0}
   local data = #ids > 0 and redis.call('HMGET', K.payload, unpack(ids)) or {}
   for at, id in ipairs(ids) do
     local job = T.jobs[id]
-    reply[4 * at - 1], reply[4 * at], reply[4 * at + 1] = id, T.pack(job), data[at]
-    reply[4 * at + 2] = job[TOTAL_FAILURES] > 0 and redis.call('HGET', K.result, id)
+    reply[4 * at - 2], reply[4 * at - 1], reply[4 * at] = id, T.pack(job), data[at]
+    reply[4 * at + 1] = job[TOTAL_FAILURES] > 0 and redis.call('HGET', K.result, id)
   end
   return reply
 end
 
--- This process is told when jobs may be there, or when something is due earlier than it knows now.
-local function register()
-  local due = T.next_due()
-  local alarm = math.max(T.alarm or 0, due < 0 and math.huge or T.now + due)
-  redis.call('ZADD', K.waiters, 'NX', string.format('%.0f', T.micros), T.caller)
-  if alarm ~= T.alarm then redis.call('HSET', K.meta, 'alarm', alarm == math.huge and 'inf' or string.format('%.0f', alarm)) end
+if ARGV[8] == '1' then T.untell(T.caller) end
+local ids, more = replay(), false
+if #ids == 0 then
+  more = T.alarm <= T.now and T.settle()
+  ids = take()
 end
-
-local again = replay()
-if #again > 0 then return answer(false, again) end
-local more = T.settle()
-local ids = take()
-if #ids < most and ARGV[8] == '1' then register() end
-return answer(more, ids)
+T.back = math.max(0, T.back - #ids)
+T.short = #ids < most
+return handed_out(more, ids)

@@ -88,43 +88,29 @@ local function announce()
 end
 
 local function notify()
-  for _, process in ipairs(T.told) do
-    for kind, news in pairs(T.told[process]) do
-      if #news > 0 then redis.call('SPUBLISH', T.base .. ':p:' .. process, kind .. table.concat(news)) end
+  for _, process in ipairs(T.tellings) do
+    for kind, news in pairs(T.tellings[process]) do
+      if #news > 0 then redis.call('SPUBLISH', T.channel(process), kind .. table.concat(news)) end
     end
   end
 end
 
--- Whoever waits for jobs looks again, once something may be there or is due before they would look by themselves.
-function T.wake()
-  local waiters = redis.call('ZRANGE', K.waiters, 0, -1)
-  if #waiters == 0 then return end
-  redis.call('DEL', K.waiters)
-  redis.call('HDEL', K.meta, 'alarm')
-  T.alarm = nil
-  for _, process in ipairs(waiters) do redis.call('SPUBLISH', T.base .. ':p:' .. process, 'w') end
-end
-
-local function due_earlier(added)
-  if not T.alarm then return false end
+-- What was added may be wanted, or be due before the alarm.
+local function note_added(added)
+  if added[K.available] then T.stir = true end
   for _, key in ipairs({K.scheduled, K.claimed, K.expiring, K.dated}) do
-    local list = added[key] or {}
-    local ahead = key == K.dated and T.now - T.wall or 0
-    for at = 1, #list, 2 do
-      if list[at] + ahead < T.alarm then return true end
-    end
+    local list, ahead = added[key] or {}, key == K.dated and T.skew or 0
+    for at = 1, #list, 2 do T.due_at(list[at] + ahead) end
   end
-  return false
 end
 
 function T.commit()
   if #T.touched + #T.notes == 0 then return end
-  local added = write_places()
+  T.dirty = true
+  note_added(write_places())
   write_records()
   write_data()
   announce()
-  redis.call('HSET', K.meta, 'seq', T.seq, 'token', T.token, 'event', T.event)
   notify()
-  if (added[K.available] and not T.paused) or due_earlier(added) then T.wake() end
   T.begin()
 end

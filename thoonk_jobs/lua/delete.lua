@@ -3,11 +3,12 @@
 -- replies: 0 once nothing of the queue is left; else the number of live jobs, to be retracted first
 
 local live = 0
-for _, key in ipairs({'scheduled', 'dated', 'waiting', 'parked', 'available', 'claimed', 'stalled'}) do
-  live = live + redis.call('ZCARD', K[key])
+for _, key in ipairs({K.scheduled, K.dated, K.waiting, K.parked, K.available, K.claimed, K.stalled}) do
+  live = live + redis.call('ZCARD', key)
 end
 if live == 0 then
-  T.wake() -- those who wait register anew
+  local waiters = redis.call('ZRANGE', K.waiters, 0, -1, 'WITHSCORES')
+  for at = 1, #waiters, 2 do T.ring(waiters[at], waiters[at + 1]) end -- they register anew
   redis.call('UNLINK', unpack(KEYS))
 end
 return live

@@ -32,8 +32,15 @@ local function promote(id, job)
   T.admit(id, 'promote')
 end
 
--- Settles what is due, bounded; true if there may be more. Deadlines first: a job past its own is not handed out.
+-- Who cannot tell time that passed from a clock that jumped leaves it to those who keep the time, if there are any.
+local function for_others()
+  return not T.trusted and T.next_due() <= T.now and T.proclaim_alarm() > 0
+end
+
+-- Settles what is due, bounded, and sets the alarm anew; true if there may be more. Deadlines first: a job past its own
+-- is not handed out.
 function T.settle()
+  if for_others() then return false end
   local more = each_due(K.expiring, T.now, 'lapse', lapse)
   more = each_due(K.claimed, T.now, 'expire', lose) or more
   more = T.release_freed() or more -- who waits comes before who comes due
@@ -41,15 +48,8 @@ function T.settle()
   more = each_due(K.dated, T.wall, 'promote', promote) or more
   more = T.forget_finished(T.now) or more
   T.trim_stalled()
-  return T.release_freed() or more
-end
-
--- Milliseconds until something is due, -1 for never.
-function T.next_due()
-  local soonest = math.huge
-  for index, now in pairs({[K.expiring] = T.now, [K.claimed] = T.now, [K.scheduled] = T.now, [K.dated] = T.wall}) do
-    local first = redis.call('ZRANGE', index, 0, 0, 'WITHSCORES')
-    if first[2] then soonest = math.min(soonest, math.max(0, first[2] - now)) end
-  end
-  return soonest == math.huge and -1 or math.ceil(soonest)
+  more = T.release_freed() or more
+  T.soonest = more and T.now or T.next_due()
+  T.alarm, T.proclaim = T.soonest, true
+  return more
 end

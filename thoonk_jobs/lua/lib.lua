@@ -15,27 +15,53 @@ local T = {
 -- Forgets what was written; the records in memory stay.
 function T.begin()
   T.touched, T.index, T.member, T.others = {}, {}, {}, {} -- ids that change, and where they stood before
-  T.notes, T.told = {}, {} -- row -> its jobs; process -> its news
+  T.notes, T.tellings = {}, {} -- row -> its jobs; process -> its news
   T.payloads, T.results, T.gone, T.watchers, T.names = {}, {}, {}, {}, {} -- what to write beside the records
   T.held_by, T.changed = {}, {} -- key -> slots it holds; what this call added to those
 end
 
--- Two clocks in milliseconds: wall for dates; now, the elapsed one, for leases, delays, deadlines and retention.
+-- The elapsed clock goes on from there; what is due by the wall's may be due at another moment of it now.
+function T.jump_to(now)
+  T.now, T.skew = now, now - T.wall
+  if WRITES then
+    redis.call('HSET', K.meta, 'skew', T.skew)
+    T.due_at(now)
+  end
+end
+
+-- Something is due then, on the elapsed clock.
+function T.due_at(at)
+  if at < T.soonest then T.soonest = at end
+end
+
 do
-  local meta = redis.call('HMGET', K.meta, 'seq', 'token', 'event', 'skew', 'paused', 'alarm')
-  T.seq, T.token, T.event = tonumber(meta[1]) or 0, tonumber(meta[2]) or 0, tonumber(meta[3]) or 0
-  if ARGV[1] == '' then
+  local meta = redis.call('HMGET', K.meta, 'seq', 'token', 'event', 'told_room', 'skew', 'seen', 'alarm', 'keeper', 'paused')
+  local function number(at, default) return tonumber(meta[at] or nil) or default end
+  T.seq, T.token, T.event, T.told_room, T.skew = number(1, 0), number(2, 0), number(3, 0), number(4, 0), number(5, 0)
+  T.seen, T.alarm, T.soonest = number(6), number(7, math.huge), math.huge
+  T.keeper, T.paused, T.new_queue = meta[8] ~= '' and meta[8] or nil, meta[9] == '1', not meta[1]
+  T.begin()
+end
+
+-- Two clocks in milliseconds: wall for dates; now, the elapsed one, for leases, delays, deadlines and retention. It is
+-- the wall's plus the skew. A caller that brings what it expects the elapsed clock to show can tell a clock that jumped
+-- or a server that stood still from time that passed, unless another caller was here meanwhile (seen).
+do
+  local given, expected, under, back = nil, nil, nil, 0
+  if ARGV[1] ~= '' then given, expected, under, back = struct.unpack('>dddd', ARGV[1]) end
+  local explicit = given and given == given
+  if explicit then
+    T.micros = given * 1000
+  else
     local time = redis.call('TIME')
     T.micros = time[1] * 1000000 + time[2]
-  else
-    T.micros = ARGV[1] * 1000
   end
-  T.wall = math.floor(T.micros / 1000)
-  T.now = T.wall + (tonumber(meta[4]) or 0)
-  T.paused = meta[5] == '1'
-  T.new_queue = not meta[1]
-  T.alarm = meta[6] == 'inf' and math.huge or tonumber(meta[6] or nil) -- by then all who wait will have looked; nil: nobody waits
-  T.begin()
+  T.back, T.wall = back, math.floor(T.micros / 1000)
+  T.now = T.wall + T.skew
+  T.vouched = expected and expected == expected and under == T.skew
+  T.trusted = T.vouched or explicit and expected ~= expected
+  local known = T.vouched and math.max(expected, T.seen or expected) or not T.trusted and T.seen
+  if known and (T.now < known - JUMP or T.vouched and T.now > known + JUMP) then T.jump_to(known) end
 end
 
 function T.frame(text) return struct.pack('>Hc0', #text, text) end
@@ -101,6 +127,7 @@ function T.number_setting(name, default)
 end
 
 function T.draw_token()
+  T.dirty = true
   T.token = math.max(T.token + 1, T.micros)
   return T.token
 end

@@ -45,5 +45,5 @@ local more = park(key)
 T.freed = {}
 T.commit()
 more = T.release({key, key ~= '' and '' or nil}) or more
-T.wake_for_room()
+T.stir = true
 return more and 1 or 0

@@ -92,18 +92,14 @@ function T.release(keys)
   return left == 0
 end
 
--- Under a lowered limit, what is available may have waited for less to run, or for a higher limit.
-function T.wake_for_room()
-  if T.alarm and not T.paused and redis.call('ZCARD', K.available) > 0 then T.wake() end
-end
-
 -- The keys whose slots this script gave back, the queue itself last.
 function T.release_freed()
   local keys = {}
   for key in pairs(T.freed) do if key ~= '' then keys[#keys + 1] = key end end
   if T.freed[''] then keys[#keys + 1] = '' end
   T.freed = {}
-  if #keys > 0 and T.alarm and redis.call('HLEN', K.limits) > 0 then T.wake_for_room() end
+  -- Under a lowered limit, what is available may have waited for less to run.
+  if #keys > 0 and redis.call('HLEN', K.limits) > 0 then T.stir = true end
   if #keys > 0 then return T.release(keys) end
   T.commit()
 end

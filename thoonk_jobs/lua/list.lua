@@ -2,7 +2,11 @@
 -- args: key (scheduled, dated, waiting ...), score and member to go on after, or nothing and nothing, most
 -- replies: (score, member)*
 
-local key, score, member, most = K[ARGV[3]], tonumber(ARGV[4]), ARGV[5], math.min(1000, tonumber(ARGV[6]))
+local INDEXES = {
+  scheduled = K.scheduled, dated = K.dated, waiting = K.waiting, parked = K.parked, available = K.available,
+  claimed = K.claimed, stalled = K.stalled, finished = K.finished, unheard = K.unheard,
+}
+local key, score, member, most = INDEXES[ARGV[3]], tonumber(ARGV[4]), ARGV[5], math.min(1000, tonumber(ARGV[6]))
 
 -- By bytes, as the index is ordered; Lua's own comparison follows the server's locale.
 local function not_after(one, other)

@@ -2,11 +2,11 @@
 
 -- News for a process: a job it waits for ended or made progress ('j') or was stalled ('s'); it lost a claim ('c').
 function T.tell(process, kind, bytes)
-  local news = T.told[process]
+  local news = T.tellings[process]
   if not news then
     news = {j = {}, s = {}, c = {}}
-    T.told[process] = news
-    T.told[#T.told + 1] = process
+    T.tellings[process] = news
+    T.tellings[#T.tellings + 1] = process
   end
   news[kind][#news[kind] + 1] = bytes
 end

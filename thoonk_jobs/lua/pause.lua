@@ -4,5 +4,6 @@
 
 if T.paused == (ARGV[3] == '1') then return 0 end
 redis.call('HSET', K.meta, 'paused', ARGV[3])
-if ARGV[3] == '0' and redis.call('ZCARD', K.available) > 0 then T.wake() end
+T.paused = ARGV[3] == '1'
+T.stir = not T.paused
 return 1

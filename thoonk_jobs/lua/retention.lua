@@ -44,6 +44,8 @@ end
 -- Along with another request: only when a second's worth has gathered, so that one entry of the log carries many.
 -- True if there may be more.
 function T.sweep()
-  local oldest = redis.call('ZRANGEBYSCORE', K.bare, '-inf', T.now - 1000, 'LIMIT', 0, 1)
-  return #oldest > 0 and T.forget_finished(T.now)
+  for _, index in ipairs({K.bare, K.finished, K.unheard}) do
+    local first = redis.call('ZRANGEBYSCORE', index, '-inf', T.now - 1000, 'LIMIT', 0, 1)
+    if #first > 0 then return T.forget_finished(T.now) end
+  end
 end

@@ -8,8 +8,13 @@
 -- purge: finished -> absent
 -- with: limits, retention, due
 -- flags: allow-oom
--- args: none
--- replies: {more is due, ms until something is due or -1}
+-- args: 1 where the alarm of this process rang, which keeps the time from now on; else nothing
+-- replies: 1 where more is due, else 0
 
-local more = T.settle()
-return {more and 1 or 0, T.next_due()}
+if ARGV[3] == '1' then
+  T.keeper = T.caller
+  local late = T.due(K.told, T.now)
+  for _, process in ipairs(late) do T.untell(process) end
+  T.all = #late > 0
+end
+return T.settle() and 1 or 0
