@@ -51,7 +51,9 @@ class Desk:
         body, digest = pack(data)
         return calls.publish(self.keys, [Publication(id, digest, Spec(**spec).pack(), body)])
 
-    def claim(self, most: int = 1, lease: float = 1000.0, lane: str = "lane", *, wanted: int | None = None) -> Call[Any]:
+    def claim(
+        self, most: int = 1, lease: float = 1000.0, lane: str = "lane", *, wanted: int | None = None
+    ) -> Call[Any]:
         self._tickets += 1
         return calls.claim(self.keys, lane, f"ticket{self._tickets}", most, lease, WORKER, wanted=wanted)
 

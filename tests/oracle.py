@@ -107,7 +107,7 @@ class Oracle:
             del self.names[job.unique]
 
     def _strip(self, job: Job) -> None:
-        job.bare, job.until, job.result = True, self.now + RECORD_KEPT, None
+        job.bare, job.until, job.result = True, min(self.now, job.until) + RECORD_KEPT, None
         job.watchers = set()
 
     def place(self, front: bool = False) -> float:

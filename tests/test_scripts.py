@@ -162,7 +162,7 @@ def test_scripts_touch_only_the_keys_they_declare(client: redis.Redis, url: str,
 
 
 def client_of(broker: Broker) -> Any:
-    return redis.Redis.from_url(broker.session.wire.url, username="confined", password="secret")
+    return redis.Redis.from_url(broker.url, username="confined", password="secret")
 
 
 def _everything(desk: Desk) -> set[str]:

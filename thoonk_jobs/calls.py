@@ -40,6 +40,8 @@ class Call(Generic[T]):
     read     turns the answer into what the caller wants.
     job_ids  what a publish tried to publish.
     back     jobs that this process would wait for if there are none for it at the end of the call; 0: it does not.
+    width    items of a call that may be sent together with others of its kind; 0: it may not.
+    head     values of the answer before those of the items.
     """
 
     script: Script
@@ -48,6 +50,8 @@ class Call(Generic[T]):
     read: Callable[[Any], T]
     job_ids: tuple[str, ...] = ()
     back: int = 0
+    width: int = 0
+    head: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +125,28 @@ def publish(keys: QueueKeys, publications: Sequence[Publication]) -> Call[Publis
         return Published(bool(reply[0] & 1), bool(reply[0] & 2), answers)
 
     args = tuple(arg for job in publications for arg in (job.id, job.digest, job.spec, job.body))
-    return Call(SCRIPTS["publish"], keys, args, read, tuple(job.id for job in publications))
+    ids = tuple(job.id for job in publications)
+    return Call(SCRIPTS["publish"], keys, args, read, ids, width=len(ids), head=1)
+
+
+def merged(asked: Sequence[Call[Any]]) -> Call[list[Any]]:
+    """One call for calls of the same script and queue; its answer is the list of theirs."""
+    first = asked[0]
+
+    def read(answer: list[Any]) -> list[Any]:
+        found, at = [], first.head
+        for call in asked:
+            found.append(call.read(answer[: first.head] + answer[at : at + call.width]))
+            at += call.width
+        return found
+
+    args, ids = tuple(arg for call in asked for arg in call.args), tuple(id for call in asked for id in call.job_ids)
+    return Call(first.script, first.keys, args, read, ids, max(call.back for call in asked))
+
+
+def size(call: Call[Any]) -> int:
+    """Bytes of the data of a call."""
+    return sum(len(arg) for arg in call.args if isinstance(arg, bytes))
 
 
 def _published(keys: QueueKeys, asked: Publication, answer: Any) -> tuple[str, Stored] | errors.ThoonkError:
@@ -168,7 +193,7 @@ def leave_line(keys: QueueKeys) -> Call[None]:
     return Call(SCRIPTS["leave"], keys, (), lambda _: None)
 
 
-def _verb(keys: QueueKeys, name: str, *items: tuple[Arg, ...], asked: str = "") -> Call[Refusals]:
+def _verb(keys: QueueKeys, name: str, *items: tuple[Arg, ...], asked: str = "", back: int = 0) -> Call[Refusals]:
     """A call of a script that takes items, each with the job's id first, and answers a number or a refusal for each."""
 
     def read(reply: list[Any]) -> Refusals:
@@ -178,27 +203,37 @@ def _verb(keys: QueueKeys, name: str, *items: tuple[Arg, ...], asked: str = "") 
             for item, answer in zip(items, reply, strict=True)
         ]  # fmt: skip
 
-    return Call(SCRIPTS[name], keys, tuple(arg for item in items for arg in item), read)
+    args = tuple(arg for item in items for arg in item)
+    return Call(SCRIPTS[name], keys, args, read, back=back, width=len(items))
 
 
-def finish(keys: QueueKeys, id: str, token: int, result: bytes) -> Call[Refusals]:
+def finish(keys: QueueKeys, id: str, token: int, result: bytes, *, back: int = 0) -> Call[Refusals]:
     """Ends a claim with success. result: encoded, or b"" for none."""
-    return _verb(keys, "finish", (id, token, result))
+    return _verb(keys, "finish", (id, token, result), back=back)
 
 
-def fail(keys: QueueKeys, id: str, token: int, error: bytes, *, final: bool, delay: float) -> Call[Refusals]:
+def fail(
+    keys: QueueKeys, id: str, token: int, error: bytes, *, final: bool, delay: float, back: int = 0
+) -> Call[Refusals]:  # fmt: skip
     """Ends a claim with a failed attempt. delay: seconds before another one, if one is left."""
-    return _verb(keys, "fail", (id, token, error, "1" if final else "", round(delay * 1000)))
+    return _verb(keys, "fail", (id, token, error, "1" if final else "", round(delay * 1000)), back=back)
 
 
-def cancel(keys: QueueKeys, id: str, token: int, reason: str, delay: float, *, counted: bool = True) -> Call[Refusals]:
+def cancel(
+    keys: QueueKeys, id: str, token: int, reason: str, delay: float, *, counted: bool = True, back: int = 0
+) -> Call[Refusals]:  # fmt: skip
     """Gives a claimed job back. counted: False for a claim that is given back at no cost."""
-    return _verb(keys, "cancel", (id, token, reason, round(delay * 1000), "1" if counted else ""))
+    return _verb(keys, "cancel", (id, token, reason, round(delay * 1000), "1" if counted else ""), back=back)
 
 
-def stall(keys: QueueKeys, id: str, reason: str, token: int | None = None) -> Call[Refusals]:
+def give_back(keys: QueueKeys, id: str, token: int) -> Call[Refusals]:
+    """A claim that its process does not need, at no cost to the job."""
+    return cancel(keys, id, token, "", 0, counted=False)
+
+
+def stall(keys: QueueKeys, id: str, reason: str, token: int | None = None, *, back: int = 0) -> Call[Refusals]:
     """Sets a job aside: the claimant's with its token, any live one without."""
-    return _verb(keys, "stall", (id, "" if token is None else token, reason))
+    return _verb(keys, "stall", (id, "" if token is None else token, reason), back=back)
 
 
 def renew(keys: QueueKeys, claims: Sequence[tuple[str, int, float]]) -> Call[Refusals]:
@@ -220,12 +255,17 @@ def operate(keys: QueueKeys, verb: str, ids: Sequence[str]) -> Call[Refusals]:
 def watch(keys: QueueKeys, ids: Sequence[str], *, on: bool) -> Call[list[State]]:
     """This process waits for the end of these jobs, or no more; answers their states."""
     states = list(State)
-    return Call(SCRIPTS["watch"], keys, ("1" if on else "0", *ids), lambda reply: [states[code] for code in reply])
+    args = tuple(arg for id in ids for arg in (id, "1" if on else "0"))
+    return Call(SCRIPTS["watch"], keys, args, lambda answer: [states[code] for code in answer], width=len(ids))
 
 
 def read(keys: QueueKeys, ids: Sequence[str]) -> Call[list[Stored | None]]:
     """What is kept of up to AT_ONCE jobs; None where nothing is."""
-    return Call(SCRIPTS["read"], keys, tuple(ids), lambda reply: [job and Stored(*job) for job in reply])
+
+    def stored(answer: list[Any]) -> list[Stored | None]:
+        return [job and Stored(*job) for job in answer]
+
+    return Call(SCRIPTS["read"], keys, tuple(ids), stored, width=len(ids))
 
 
 def reports(keys: QueueKeys, id: str, kind: str, after: bytes, most: int) -> Call[list[tuple[bytes, bytes]]]:

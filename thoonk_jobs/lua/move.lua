@@ -30,7 +30,7 @@ end
 -- A finished job without its data: the record answers repeated requests for a while.
 function T.strip(id, job)
   T.touch(id)
-  job[BARE], job[UNHEARD], job[UNTIL] = 1, 0, T.now + RECORD_KEPT
+  job[BARE], job[UNHEARD], job[UNTIL] = 1, 0, math.min(T.now, job[UNTIL]) + RECORD_KEPT
   T.gone[id] = true
 end
 
