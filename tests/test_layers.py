@@ -28,6 +28,7 @@ TABLE = {
     "elapsed": "domain",
     "logs": "domain",
     "scripts": "protocol",
+    "request": "protocol",
     "calls": "protocol",
     "news": "protocol",
     "flows": "protocol",
@@ -169,7 +170,7 @@ BAD = {
     "newcomer": ("", "newcomer has no layer"),
 }
 GOOD = {
-    "drive": "import redis\nfrom thoonk_jobs.calls import finish",
+    "drive": "import redis\nfrom thoonk_jobs.request import finish",
     "codec": "import orjson\nimport json",
     "machine": "import transitions\nfrom thoonk_jobs.errors import ThoonkError",
     "worker/execute": "from thoonk_jobs.worker import settle\nfrom thoonk_jobs import client",

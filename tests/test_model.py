@@ -23,8 +23,7 @@ from hypothesis.stateful import (
 )
 from oracle import INF, Oracle
 
-from thoonk_jobs import Broker, calls
-from thoonk_jobs.calls import Call
+from thoonk_jobs import Broker, calls, request
 from thoonk_jobs.codec import pack
 from thoonk_jobs.drive import Wire
 from thoonk_jobs.errors import ThoonkError
@@ -32,6 +31,7 @@ from thoonk_jobs.keys import QueueKeys
 from thoonk_jobs.machine import CODES, Outcome, State
 from thoonk_jobs.publication import Publication
 from thoonk_jobs.record import Spec
+from thoonk_jobs.request import Call
 
 _numbers = itertools.count(1)
 OUTCOMES = (None, *Outcome)
@@ -109,7 +109,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     def answer(self, call: Call[Any]) -> Any:
         answer = self.wire.run(call)
-        if isinstance(answer, calls.Published):
+        if isinstance(answer, request.Published):
             answer = answer.answers
         return answer[0] if isinstance(answer, list) and len(answer) == 1 else answer
 
@@ -310,7 +310,7 @@ class QueueMachine(RuleBasedStateMachine):
 def _kind(answer: Any) -> Any:
     if isinstance(answer, ThoonkError):
         return type(answer)
-    if isinstance(answer, calls.Look):
+    if isinstance(answer, request.Look):
         return [(taken.id, taken.token) for taken in answer.taken]
     return answer[0] if isinstance(answer, tuple) else answer
 

@@ -12,9 +12,9 @@ from audit import changed
 from desk import STATES, Desk, plain
 
 from thoonk_jobs import Broker, calls
-from thoonk_jobs.calls import Call
 from thoonk_jobs.errors import JobExists, JobNotFound, NotUnique, StaleClaim, ThoonkError, TransitionRefused
 from thoonk_jobs.machine import CODES, ROWS, TRANSITIONS, Outcome, State
+from thoonk_jobs.request import Call
 
 JOB, OTHER = "job", "other"
 NO_TOKEN = 12345

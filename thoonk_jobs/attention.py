@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from thoonk_jobs import calls
 from thoonk_jobs.alarm import Alarm
-from thoonk_jobs.calls import Reply
 from thoonk_jobs.errors import BrokerUnavailable
 from thoonk_jobs.ids import new_id
 from thoonk_jobs.keys import QueueKeys
 from thoonk_jobs.line import Line
+from thoonk_jobs.request import Reply
 from thoonk_jobs.timing import PROBE_BACK, PROBE_EVERY
 
 if TYPE_CHECKING:

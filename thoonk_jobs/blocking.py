@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from thoonk_jobs.callbacks import CallbackThread
-from thoonk_jobs.calls import Call, Command, Look, Taken
 from thoonk_jobs.config import Config
 from thoonk_jobs.drive import Wire
 from thoonk_jobs.engine import Engine
@@ -19,6 +18,7 @@ from thoonk_jobs.expected import MakeJob
 from thoonk_jobs.flows import Flow
 from thoonk_jobs.keys import QueueKeys
 from thoonk_jobs.line import Demand
+from thoonk_jobs.request import Call, Command, Look, Taken
 from thoonk_jobs.server import Server
 from thoonk_jobs.session import EngineThread, Session
 

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
-from thoonk_jobs.calls import AT_ONCE
 from thoonk_jobs.drive import Wire
 from thoonk_jobs.errors import BrokerClosed, BrokerUnavailable, ThoonkError
 from thoonk_jobs.expected import Expectations, Expected, MakeJob, Stalls
 from thoonk_jobs.keys import QueueKeys
 from thoonk_jobs.logs import log
 from thoonk_jobs.publication import Callbacks
+from thoonk_jobs.request import AT_ONCE
 
 
 class CallbackThread(Expectations):

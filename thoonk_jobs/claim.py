@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from thoonk_jobs import calls
+from thoonk_jobs import request
 from thoonk_jobs.claiming import ClaimCore, JobCore
 from thoonk_jobs.flows import Flow
 
@@ -50,7 +50,7 @@ class Claim(ClaimCore, Job):
 
     __slots__ = ("_lock",)
 
-    def __init__(self, queue: QueueBase, taken: calls.Taken, lease: float, *, renewed: bool) -> None:
+    def __init__(self, queue: QueueBase, taken: request.Taken, lease: float, *, renewed: bool) -> None:
         super().__init__(queue, taken, lease, renewed=renewed)
         self._lock = threading.Lock()
 

@@ -6,7 +6,7 @@ import time
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from thoonk_jobs import arguments, calls, codec, flows, keys
+from thoonk_jobs import arguments, calls, codec, flows, keys, request
 from thoonk_jobs.errors import InvalidArgument, JobFailed, JobNotFound, StaleClaim, TransitionRefused
 from thoonk_jobs.flows import Flow
 from thoonk_jobs.job import JobError, Snapshot, Stored
@@ -53,7 +53,7 @@ class ClaimCore(JobCore):
 
     __slots__ = ("_ended", "_lost", "_numbers", "aborted", "keys", "lease", "process", "renewed", "token")
 
-    def __init__(self, queue: QueueBase, taken: calls.Taken, lease: float, *, renewed: bool) -> None:
+    def __init__(self, queue: QueueBase, taken: request.Taken, lease: float, *, renewed: bool) -> None:
         super().__init__(queue, taken.id, taken.stored)
         self.keys = queue.keys
         self.process = queue.session.process
@@ -128,13 +128,13 @@ class ClaimCore(JobCore):
         call = calls.report(self.keys, self.id, self.token, kind, next(self._numbers), encoded)
         yield from self._write(_VERBS.get(kind, kind), call)
 
-    def _end(self, verb: str, call: calls.Call[calls.Refusals]) -> Flow[None]:
+    def _end(self, verb: str, call: request.Call[request.Refusals]) -> Flow[None]:
         yield from self._write(verb, call)
         self._ended = verb
         self._queue.session.leases.drop(self.keys, self.id, self.token)
         self._queue.release_claim(self)
 
-    def _write(self, verb: str, call: calls.Call[calls.Refusals]) -> Flow[None]:
+    def _write(self, verb: str, call: request.Call[request.Refusals]) -> Flow[None]:
         yield from self._check_held(verb)
         try:
             verb_result((yield call))

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from thoonk_jobs import calls, flows
-from thoonk_jobs.calls import Call
+from thoonk_jobs import flows, request
 from thoonk_jobs.errors import BrokerUnavailable
+from thoonk_jobs.request import Call
 
 Waiting = tuple[Call[Any], asyncio.Future[Any]]
 
@@ -33,12 +33,12 @@ class GroupCommit:
         return await future
 
     def _send(self, name: tuple[str, str]) -> None:
-        for part in flows.in_parts(self._gathered.pop(name), lambda waiting: calls.size(waiting[0]), _width):
+        for part in flows.in_parts(self._gathered.pop(name), lambda waiting: request.size(waiting[0]), _width):
             self._start(self._deliver(part))
 
     async def _deliver(self, part: list[Waiting]) -> None:
         try:
-            answers = await self._run(calls.merged([call for call, _ in part]))
+            answers = await self._run(request.merged([call for call, _ in part]))
         except BaseException as error:
             for call, future in part:
                 if not future.done():

@@ -12,13 +12,13 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from thoonk_jobs import faults
-from thoonk_jobs.calls import Call, Command, Reply
 from thoonk_jobs.config import Config
 from thoonk_jobs.elapsed import Elapsed
 from thoonk_jobs.errors import BrokerClosed, ConfigError
 from thoonk_jobs.faults import BROKEN, FIRST_PAUSE, LONGEST_PAUSE, Asked
 from thoonk_jobs.keys import QueueKeys
 from thoonk_jobs.logs import log
+from thoonk_jobs.request import Call, Command, Reply
 from thoonk_jobs.server import Server
 
 T = TypeVar("T")

@@ -11,7 +11,6 @@ from typing import Any, Protocol, TypeVar
 
 from thoonk_jobs import calls, faults, news
 from thoonk_jobs.attention import Attention
-from thoonk_jobs.calls import Call, Command, Reply
 from thoonk_jobs.commit import GroupCommit
 from thoonk_jobs.config import Config
 from thoonk_jobs.elapsed import Elapsed
@@ -19,6 +18,7 @@ from thoonk_jobs.errors import BrokerClosed, BrokerUnavailable, ConfigError, Tho
 from thoonk_jobs.faults import FIRST_PAUSE, LONGEST_PAUSE, Asked
 from thoonk_jobs.keys import QueueKeys
 from thoonk_jobs.logs import log
+from thoonk_jobs.request import Call, Command, Reply
 from thoonk_jobs.server import Server
 from thoonk_jobs.stream import Stream
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from thoonk_jobs import calls
-from thoonk_jobs.calls import AT_ONCE
 from thoonk_jobs.errors import PayloadError
 from thoonk_jobs.flows import Flow
 from thoonk_jobs.job import Progress, Snapshot, Stored
@@ -18,6 +17,7 @@ from thoonk_jobs.keys import QueueKeys
 from thoonk_jobs.logs import log
 from thoonk_jobs.machine import LIVE, State
 from thoonk_jobs.publication import Callbacks
+from thoonk_jobs.request import AT_ONCE
 
 MakeJob = Callable[[QueueKeys, str, Stored | None], Snapshot]
 Topic = tuple[QueueKeys, str]

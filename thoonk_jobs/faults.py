@@ -6,10 +6,10 @@ from typing import Any
 
 import redis
 
-from thoonk_jobs.calls import Call, Command
 from thoonk_jobs.config import Config
 from thoonk_jobs.errors import BrokerUnavailable, ConfigError, IncompatibleServer, ThoonkError
 from thoonk_jobs.keys import LAYOUT_VERSION, layout_key
+from thoonk_jobs.request import Call, Command
 
 OLDEST = {"redis": (7, 0), "valkey": (7, 2)}
 # A server that answers so may do what was asked a little later, or another one does.

@@ -11,12 +11,12 @@ from contextlib import suppress
 from itertools import count
 from typing import Any, Protocol, TypeVar
 
-from thoonk_jobs import calls
-from thoonk_jobs.calls import AT_ONCE, Call, Look
+from thoonk_jobs import calls, request
 from thoonk_jobs.errors import BrokerUnavailable
 from thoonk_jobs.job import Stored
 from thoonk_jobs.keys import QueueKeys
 from thoonk_jobs.machine import LIVE, State
+from thoonk_jobs.request import AT_ONCE, Call, Look
 
 T = TypeVar("T")
 Flow = Generator[Any, Any, T]
@@ -38,7 +38,7 @@ class Ears(Protocol):
 
 def take(
     ears: Ears, keys: QueueKeys, look: Callable[[], Call[Look]], n: int, lease: float, timeout: float | None
-) -> Flow[list[calls.Taken]]:  # fmt: skip
+) -> Flow[list[request.Taken]]:  # fmt: skip
     """Takes up to n jobs, or waits for the first: timeout 0 looks once, None waits for ever.
 
     look  makes the claim call of a get that does not wait.
@@ -51,7 +51,7 @@ def take(
             found = yield ears.look(look())
         if found.taken or timeout == 0:
             return found.taken
-    taken: list[calls.Taken] = yield ears.stand_in_line(keys, n, lease, timeout)
+    taken: list[request.Taken] = yield ears.stand_in_line(keys, n, lease, timeout)
     return taken
 
 
@@ -149,7 +149,7 @@ def in_parts(items: list[T], size: Callable[[T], int], width: Callable[[T], int]
     part: list[T] = []
     number = weight = 0
     for item in items:
-        if part and (number + width(item) > AT_ONCE or weight + size(item) > calls.BYTES_AT_ONCE):
+        if part and (number + width(item) > AT_ONCE or weight + size(item) > request.BYTES_AT_ONCE):
             yield part
             part, number, weight = [], 0, 0
         part.append(item)

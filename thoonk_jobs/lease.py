@@ -9,11 +9,11 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
-from thoonk_jobs import calls
-from thoonk_jobs.calls import AT_ONCE
+from thoonk_jobs import calls, request
 from thoonk_jobs.errors import JobNotFound, StaleClaim, ThoonkError
 from thoonk_jobs.keys import QueueKeys
 from thoonk_jobs.logs import log
+from thoonk_jobs.request import AT_ONCE
 
 if TYPE_CHECKING:
     import asyncio
@@ -89,7 +89,7 @@ class Leases:
             for at in range(0, len(some), AT_ONCE):
                 returned = [calls.give_back(keys, claim.id, claim.token) for claim in some[at : at + AT_ONCE]]
                 try:
-                    await engine.run_last(calls.merged(returned))
+                    await engine.run_last(request.merged(returned))
                 except ThoonkError as error:
                     log.warning("claims_left_to_their_leases", queue=keys.queue, error=str(error))
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from asyncio import InvalidStateError as _LoopInvalidState
+from collections import deque
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from thoonk_jobs import calls
-from thoonk_jobs.calls import AT_ONCE, Taken
+from thoonk_jobs import calls, request
 from thoonk_jobs.errors import BrokerUnavailable, ThoonkError
 from thoonk_jobs.flows import new_ticket
 from thoonk_jobs.keys import QueueKeys
 from thoonk_jobs.logs import log
+from thoonk_jobs.request import AT_ONCE, Taken
 
 if TYPE_CHECKING:
     from thoonk_jobs.engine import Engine
@@ -148,7 +148,7 @@ class Line:
         wanted = sum(demand.n for demand in self._demands)
         most = min(AT_ONCE, sum(demand.n for demand in self._demands if demand.lease == lease))
         call = calls.claim(self.keys, f"{engine.process}.line", new_ticket(), most, lease, engine.worker, wanted=wanted)
-        found: calls.Look = await engine.run(call)
+        found: request.Look = await engine.run(call)
         for job in self._hand_out(found.taken, lease):
             engine.give_back(self.keys, job)
         self._told = self._told or found.more

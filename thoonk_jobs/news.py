@@ -15,7 +15,7 @@ def place(told: bytes) -> int:
 
 
 def alarm(told: bytes) -> tuple[float, str]:
-    """On the alarm's channel: seconds until something is due, infinite for never, and the process that keeps the time."""
+    """On the alarm's channel: seconds until something is due, infinite for never, and who keeps the time."""
     return _NUMBER.unpack_from(told)[0] / 1000, told[_NUMBER.size :].decode()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from thoonk_jobs import calls, flows
+from thoonk_jobs import calls, flows, request
 from thoonk_jobs.base import QueueBase
 from thoonk_jobs.errors import BrokerUnavailable, PublishFailed, ThoonkError
 from thoonk_jobs.expected import Expected
@@ -58,7 +58,7 @@ class Publishing(QueueBase):
     def _send(self, prepared: list[Publication], expected: dict[int, Expected]) -> Flow[list[Any]]:
         answers: list[Any] = []
         for part in flows.in_parts(prepared, lambda publication: len(publication.body)):
-            published: calls.Published = yield calls.publish(self.keys, part)
+            published: request.Published = yield calls.publish(self.keys, part)
             if published.new_queue:  # new, or deleted or flushed since this process entered it
                 yield from self.session.enter(self.keys, again=True)
             if published.more:

@@ -25,7 +25,8 @@ class Queue(Publishing, Working, Operating):
     job_class = Job
     claim_class = Claim
 
-    def _do(self, flow: Flow[T]) -> T:
+    def do(self, flow: Flow[T]) -> T:
+        """Runs a conversation with the server."""
         return cast(BlockingSession, self.session).follow(flow)
 
     # Publishing.
@@ -64,7 +65,7 @@ class Queue(Publishing, Working, Operating):
         BrokerUnavailable (`.job_ids`) when there was no answer: publishing with that id again makes no second job.
         """
         options = {name: value for name, value in locals().items() if name not in ("self", "data")}
-        return cast(Job, self._do(self._publish(data, options)))
+        return cast(Job, self.do(self._publish(data, options)))
 
     def publish_many(self, jobs: Iterable[Any], **common: Any) -> list[Job]:
         """Hand over many jobs, as data or as `Publish(data, **options)`; common: options for all.
@@ -72,7 +73,7 @@ class Queue(Publishing, Working, Operating):
         All are checked before the first is sent. Raises PublishFailed (`.jobs`, `.errors` by position) when some
         were refused; the rest is published then.
         """
-        return self._do(self._publish_many(jobs, common))
+        return self.do(self._publish_many(jobs, common))
 
     # Working by hand.
 
@@ -86,14 +87,14 @@ class Queue(Publishing, Working, Operating):
         Raises BrokerUnavailable if the server cannot be reached: a job that was taken all the same returns to the
         queue when its lease ends. Delivery is at least once, so a handler may see the same job twice.
         """
-        return cast("Claim | None", self._do(self._get(timeout, lease, renew)))
+        return cast("Claim | None", self.do(self._get(timeout, lease, renew)))
 
     def get_many(self, n: int, timeout: Any = None, *, lease: Any = 30.0, renew: bool = True) -> list[Claim]:
         """Wait for the first job as `get` does, then take what is there, up to n."""
-        return self._do(self._get_many(n, timeout, lease, renew))
+        return self.do(self._get_many(n, timeout, lease, renew))
 
     def _held(self, job: Job | str, verb: str) -> Claim:
-        return cast(Claim, self._do(self._claim(job, verb)))
+        return cast(Claim, self.do(self._claim(job, verb)))
 
     def finish(self, job: Job | str, result: Any = None) -> None:
         """`Claim.finish` for a job or id that this Queue object claimed."""
@@ -113,7 +114,7 @@ class Queue(Publishing, Working, Operating):
         if claim := self.claim_of(id):
             claim.stall(reason)
         else:
-            self._do(self._stall(id, reason))
+            self.do(self._stall(id, reason))
 
     def renew(self, job: Job | str, lease: Any = None) -> None:
         """`Claim.renew` for a job or id that this Queue object claimed."""
@@ -137,40 +138,40 @@ class Queue(Publishing, Working, Operating):
 
     def retry(self, id: str) -> None:
         """Let a stalled job run again: failures, cancels and lost claims start anew."""
-        self._do(self._operate("retry", id))
+        self.do(self._operate("retry", id))
 
     def rerun(self, id: str) -> None:
         """Run a finished job once more, as a new run; its data must still be kept."""
-        self._do(self._operate("rerun", id))
+        self.do(self._operate("rerun", id))
 
     def retract(self, id: str) -> None:
         """Withdraw a live job: it finishes as retracted; a claimant is told and its result refused."""
-        self._do(self._operate("retract", id))
+        self.do(self._operate("retract", id))
 
     def retry_all(self) -> int:
         """Retry every stalled job, a bounded part at a time; how many it was."""
-        return self._do(flows.operate_on_all(self.keys, "retry", State.STALLED))
+        return self.do(flows.operate_on_all(self.keys, "retry", State.STALLED))
 
     def retract_all(self, state: State | str) -> int:
         """Withdraw every job of a live state, a bounded part at a time; how many it was."""
-        return self._do(self._retract_all(state))
+        return self.do(self._retract_all(state))
 
     # Looking.
 
     def job(self, id: str) -> Job:
         """The job as it is now. Raises JobNotFound when nothing of it is kept."""
-        return cast(Job, self._do(self._job(id)))
+        return cast(Job, self.do(self._job(id)))
 
     def jobs(self, state: State | str | None = None, *, limit: int = 100, cursor: str | None = None) -> Page[Job]:
         """Some jobs, of one state or of all: each state in its own order, as the most urgent first.
 
         cursor  of the page before; what was published or moved meanwhile may be missing or come twice.
         """
-        return self._do(self._jobs(state, limit, cursor))
+        return self.do(self._jobs(state, limit, cursor))
 
     def ids(self) -> list[str]:
         """The ids of all live jobs, in the order of `jobs`."""
-        return self._do(flows.live_ids(self.keys))
+        return self.do(flows.live_ids(self.keys))
 
     def counts(self) -> dict[State, int]:
         """How many jobs are in each state."""
@@ -180,15 +181,15 @@ class Queue(Publishing, Working, Operating):
 
     def settings(self) -> dict[str, Any]:
         """What `configure` can set, with the values in force."""
-        return self._do(self._settings())
+        return self.do(self._settings())
 
     def pause(self) -> None:
         """Hand out no more jobs, in any process, until `resume`."""
-        self._do(self._pause(on=True))
+        self.do(self._pause(on=True))
 
     def resume(self) -> None:
         """Hand out jobs again."""
-        self._do(self._pause(on=False))
+        self.do(self._pause(on=False))
 
     def configure(
         self,
@@ -212,8 +213,8 @@ class Queue(Publishing, Working, Operating):
         keep_events                      how many moves the log of the queue holds.
         the rest                         usual values of `publish`; max_payload in bytes.
         """
-        self._do(self._configure({name: value for name, value in locals().items() if name != "self"}))
+        self.do(self._configure({name: value for name, value in locals().items() if name != "self"}))
 
     def delete(self) -> None:
         """Withdraw every live job, then remove all keys of the queue."""
-        self._do(self._delete())
+        self.do(self._delete())

@@ -10,9 +10,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from thoonk_jobs import calls
+from thoonk_jobs import calls, request
 from thoonk_jobs.bells import Bells
-from thoonk_jobs.calls import Call, Reply
 from thoonk_jobs.config import Config
 from thoonk_jobs.engine import Engine
 from thoonk_jobs.errors import ThoonkError
@@ -21,6 +20,7 @@ from thoonk_jobs.flows import Flow, new_ticket
 from thoonk_jobs.ids import new_id
 from thoonk_jobs.keys import QueueKeys
 from thoonk_jobs.lease import Leases
+from thoonk_jobs.request import Call, Reply
 
 
 class Session(ABC):
@@ -39,7 +39,7 @@ class Session(ABC):
         """Does something beside, in the loop of the engine."""
 
     @abstractmethod
-    def look(self, call: Call[calls.Look]) -> Any:
+    def look(self, call: Call[request.Look]) -> Any:
         """A step: a look at the queue."""
 
     @abstractmethod
@@ -79,7 +79,7 @@ class Session(ABC):
 
     # The names of claims.
 
-    def look_call(self, keys: QueueKeys, most: int, lease: float, lane: str) -> Call[calls.Look]:
+    def look_call(self, keys: QueueKeys, most: int, lease: float, lane: str) -> Call[request.Look]:
         """A claim of a get that does not wait."""
         return calls.claim(keys, lane, new_ticket(), most, lease, self.worker)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from thoonk_jobs import arguments, calls, flows
+from thoonk_jobs import arguments, flows, request
 from thoonk_jobs.base import QueueBase
 from thoonk_jobs.claiming import ClaimCore, JobCore, lease_seconds
 from thoonk_jobs.errors import InvalidArgument, PayloadError, TransitionRefused
@@ -25,7 +25,7 @@ class Working(QueueBase):
         claims: list[Any] = []
         try:
             while len(claims) < n:
-                most = min(n - len(claims), calls.AT_ONCE)
+                most = min(n - len(claims), request.AT_ONCE)
                 taken = yield from self._take(most, lease, 0 if claims else span)
                 for job in taken:
                     claims += yield from self._hold(job, lease, renew=renew)
@@ -40,7 +40,7 @@ class Working(QueueBase):
             raise
         return claims
 
-    def _take(self, most: int, lease: float, span: float | None) -> Flow[list[calls.Taken]]:
+    def _take(self, most: int, lease: float, span: float | None) -> Flow[list[request.Taken]]:
         session, lane = self.session, self.session.borrow_lane()
         try:
             return (
@@ -51,7 +51,7 @@ class Working(QueueBase):
         finally:
             session.return_lane(lane)
 
-    def _hold(self, taken: calls.Taken, lease: float, *, renew: bool) -> Flow[list[Any]]:
+    def _hold(self, taken: request.Taken, lease: float, *, renew: bool) -> Flow[list[Any]]:
         """The claim of a job; none, and the job stalled, where its stored data cannot be read."""
         claim = self.claim_class(self, taken, lease, renewed=renew)
         self._claims[taken.id] = claim
