@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import platform
+import signal
+import sys
 import time
 from typing import Protocol
 
@@ -45,7 +47,8 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Prints a table a topic; each has a server of its own."""
+    """Prints a table a topic; each has a server of its own, which does not outlive this process."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     asked = arguments()
     for name in asked.only or TOPICS:
         began = time.monotonic()
