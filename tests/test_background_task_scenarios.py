@@ -34,11 +34,6 @@ from thoonk_jobs import (
 
 MIB = 1024 * 1024
 
-alarm = pytest.mark.xfail(
-    raises=(queues.Empty, TimeoutError), strict=True, reason="a deadline passes only when somebody gets: no alarm yet"
-)
-
-
 def count_of_commands(client: redis.Redis) -> int:
     """How many commands the server was ever sent, this one not counted."""
     return int(client.info("stats")["total_commands_processed"])
@@ -269,7 +264,6 @@ def test_b61_a_job_without_options_and_callbacks_is_completed(queue, elsewhere):
 # Time-outs
 
 
-@alarm
 def test_b14_without_a_worker_the_publisher_hears_after_the_time_given_that_it_is_over(broker, queue, heard):
     job = queue.publish("letter", expires_in=0.2, on_finish=heard)
 
@@ -282,7 +276,6 @@ def test_b14_without_a_worker_the_publisher_hears_after_the_time_given_that_it_i
     assert queue.get(timeout=0) is None
 
 
-@alarm
 def test_b14_without_a_worker_a_wait_ends_when_the_time_of_the_job_is_over(queue):
     job = queue.publish("letter", expires_in=0.2)
 
@@ -333,7 +326,6 @@ def test_b16_without_a_time_of_its_own_a_job_has_that_of_the_queue(queue, clock,
     assert heard.news.get(timeout=SOON).outcome is Outcome.EXPIRED
 
 
-@alarm
 def test_b16_the_time_of_the_queue_is_over_when_it_is_over_and_not_much_later(queue, heard, capsys):
     queue.configure(expires_in=0.5)
     queue.publish("letter", on_finish=heard)
