@@ -79,6 +79,7 @@ class Expectations:
         self._wanted = wanted
         self._expected: dict[Topic, list[Expected]] = {}
         self.changed = threading.Condition()
+        self.on_change: Callable[[], None] = lambda: None
 
     def expect(self, keys: QueueKeys, id: str, callbacks: Callbacks) -> Expected:
         """Registers callbacks, before the publish goes out that they are for."""
@@ -111,6 +112,7 @@ class Expectations:
             else:
                 self._expected.pop(topic, None)
             self.changed.notify_all()
+        self.on_change()
 
     def expects(self, keys: QueueKeys, id: str) -> bool:
         """Whether a callback of this process is still to be called for a job."""
@@ -166,6 +168,7 @@ class Expectations:
                     heard.append(id)
         with self.changed:
             self.changed.notify_all()
+        self.on_change()
         heard = [id for id in heard if not self._wanted(keys, id)]
         if heard:
             yield calls.watch(keys, heard, on=False)

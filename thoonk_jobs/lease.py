@@ -131,5 +131,7 @@ class Leases:
             log.warning("renewal_failed", queue=keys.queue, error=str(error))
             return
         for claim, refusal in zip(claims, refusals, strict=True):
-            if isinstance(refusal, StaleClaim | JobNotFound):  # any other: it ended while this call was on its way
+            if isinstance(refusal, StaleClaim | JobNotFound):
                 self.lost(keys, claim.id, claim.token)
+            elif refusal:  # it ended while this call was on its way, or its end was cancelled on its way
+                self.drop(keys, claim.id, claim.token)

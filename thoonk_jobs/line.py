@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from asyncio import InvalidStateError as _LoopInvalidState
 from collections import deque
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import InvalidStateError
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False, slots=True)
 class Demand:
-    """One get that waits. future: gets the jobs, at least one and at most n, or an error."""
+    """One get that waits. future: of a thread or a loop; gets the jobs, at least one and at most n, or an error."""
 
     n: int
     lease: float
-    future: Future[list[Taken]] | Any
+    future: Any
 
     def deliver(self, jobs: list[Taken]) -> bool:
         """False where nobody waits any more: the jobs are another's."""
