@@ -17,6 +17,7 @@ from typing import Any
 
 import redis
 from helpers import SOON, until
+from proxy import FaultProxy
 
 PRELUDE = """
 import os, sys, time
@@ -164,6 +165,17 @@ def until_waiting(client: redis.Redis, processes: int = 1) -> None:
     """Until so many processes listen to the server and none of them sends anything any more: they wait."""
     until(lambda: subscribers(client) >= processes)
     until(lambda: _is_quiet(client))
+
+
+def until_quiet(proxy: FaultProxy) -> None:
+    """Until nothing is on its way through a proxy, as what a process does beside its calls when it begins."""
+    until(lambda: _passes_nothing(proxy))
+
+
+def _passes_nothing(proxy: FaultProxy) -> bool:
+    before = len(proxy.requests)
+    time.sleep(0.02)  # silence is no event
+    return len(proxy.requests) == before and not any(link.unanswered for link in proxy.open_links())
 
 
 def subscribers(client: redis.Redis) -> int:

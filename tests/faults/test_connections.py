@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 from helpers import SOON, in_thread, taken, until
 from proxy import FaultProxy
-from stage import Clocked, until_waiting
+from stage import Clocked, until_quiet, until_waiting
 
 from thoonk_jobs import Broker, BrokerUnavailable, State
 
@@ -106,8 +106,8 @@ def test_a_half_open_subscription_is_noticed_and_the_completion_called_back(prox
 
 @pytest.fixture
 def hasty(proxy, namespace):
-    """A broker through the proxy that gives a silent connection up after 0.3 s."""
-    with Broker(proxy.url, namespace=namespace, retry_for=SOON, socket_timeout=0.3) as broker:
+    """A broker through the proxy that gives a silent connection up after 0.15 s."""
+    with Broker(proxy.url, namespace=namespace, retry_for=SOON, socket_timeout=0.15) as broker:
         yield broker.queue("letters")
 
 
@@ -128,13 +128,13 @@ def test_a_half_open_connection_is_given_up_and_the_call_made_once_on_another(pr
     """Fault 19."""
     queue.publish_many(["a", "b", "c"], max_attempts=5)
     claim = taken(hasty)
-    until(lambda: proxy.open_links(subscribed=True))
+    until_quiet(proxy)
     proxy.black_hole(proxy.open_links(subscribed=False), up=up)
 
     with Clocked() as clocked:
         VERBS[verb](hasty, claim)
 
-    assert 0.3 <= clocked.seconds < 3
+    assert 0.15 <= clocked.seconds < 3
     counts = {state: number for state, number in queue.counts().items() if number}
     assert (
         counts

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from helpers import SOON, Heard, in_thread, taken
 from proxy import Do, FaultProxy
+from stage import until_quiet
 
 from thoonk_jobs import Broker, BrokerUnavailable, Outcome, Queue, State
 
@@ -318,11 +319,15 @@ def perform(make: Operation, proxy: FaultProxy, near: Broker, name: str, do: Do,
     """Does it with a fault at the nth request; False if it makes fewer."""
     with Broker(proxy.url, namespace=near.config.namespace, retry_for=SOON) as far:
         far.ping()
+        before = len(proxy.requests)
         steps = make(far.queue(name), near.queue(name))
         act = next(steps)
+        if len(proxy.requests) > before:
+            until_quiet(proxy)  # it subscribes, beside, to hear of the claims that it lost
         fault = proxy.fault(do, nth=nth)
         answer = act()
-        met = fault.hit.is_set()
+        met = fault.request is not None
+        assert not met or fault.hit.wait(SOON)
         with pytest.raises(StopIteration):
             steps.send(answer)
         return met
@@ -332,6 +337,7 @@ def perform(make: Operation, proxy: FaultProxy, near: Broker, name: str, do: Do,
 @pytest.mark.parametrize("make", operations, ids=lambda make: make.__name__)
 def test_whichever_request_or_reply_is_lost_the_effect_is_there_once_and_the_answer_right(proxy, broker, make, do):
     """Faults 2, 14, 17."""
+    perform(make, proxy, broker, f"{make.__name__} 0", do, MOST)  # so that the server knows the scripts from the start
     for nth in count(1):
         if not perform(make, proxy, broker, f"{make.__name__} {nth}", do, nth):
             break
@@ -359,6 +365,7 @@ def test_a_request_that_was_cut_and_cannot_be_sent_again_has_done_nothing(proxy,
     with by_way_of(proxy, broker, retry_for=0.05) as far:
         queue.publish("letter", max_attempts=5)
         claim = taken(far.queue("letters"), renew=False)
+        until_quiet(proxy)
         before = everything()
         proxy.refuse()
         fault = proxy.fault(Do.CUT_REQUEST)
@@ -391,6 +398,7 @@ def test_a_publish_whose_reply_is_lost_for_good_names_its_id_and_that_id_makes_n
 
 def between(proxy: FaultProxy, act: Callable[[], Any], meanwhile: Callable[[], Any]) -> Any:
     """What a call answers whose reply was lost, and before it is sent again something else happens."""
+    until_quiet(proxy)
     fault = proxy.fault(Do.HOLD_REPLY)
     answer = in_thread(act)
     assert fault.hit.wait(SOON)
