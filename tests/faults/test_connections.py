@@ -189,6 +189,7 @@ def hold(far, elsewhere, *, lease: float, seconds: float):
         assert (job.result, job.claims, job.lost) == ("sent", 1, 0)
 
 
+@pytest.mark.slow
 def test_latency_below_a_third_of_the_lease_costs_no_claim(proxy, far, elsewhere):
     """Fault 18: 200 ms there and back."""
     far._broker.ping()
