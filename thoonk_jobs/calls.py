@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from thoonk_jobs import errors, record
+from thoonk_jobs.ids import new_id
 from thoonk_jobs.job import Stored
 from thoonk_jobs.keys import LAYOUT_VERSION, QueueKeys, decode, encode, layout_key, queues_key
 from thoonk_jobs.machine import State
@@ -136,8 +137,9 @@ def report(keys: QueueKeys, id: str, token: int, kind: str, number: int, data: b
 
 
 def operate(keys: QueueKeys, verb: str, ids: Sequence[str]) -> Call[Refusals]:
-    """An operator's retry, rerun or retract."""
-    return _verb(keys, verb, *((id,) for id in ids))
+    """An operator's retry, rerun or retract, under a name by which it is known when it is sent again."""
+    request = new_id()[:16]
+    return _verb(keys, verb, *((id, request) for id in ids))
 
 
 def watch(keys: QueueKeys, ids: Sequence[str], *, on: bool) -> Call[list[State]]:

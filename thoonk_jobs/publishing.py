@@ -44,9 +44,10 @@ class Publishing(QueueBase):
     def _publish_all(self, prepared: list[Publication]) -> Flow[list[Any]]:
         for publication in prepared:
             yield from self.check_size(publication.body, "data")
-        yield from self.session.enter(self.keys)
-        expected = yield from self._expect(prepared)
+        expected: dict[int, Expected] = {}
         try:
+            yield from self.session.enter(self.keys)
+            expected |= yield from self._expect(prepared)
             return (yield from self._send(prepared, expected))
         except BrokerUnavailable as error:
             error.job_ids = [publication.id for publication in prepared]
