@@ -37,6 +37,7 @@ TABLE = {
     "server": "server",
     "drive": "clients",
     "faults": "clients",
+    "connections": "clients",
     "stream": "clients",
     "engine": "clients",
     "commit": "clients",

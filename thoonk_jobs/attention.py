@@ -12,7 +12,7 @@ from thoonk_jobs.errors import BrokerUnavailable
 from thoonk_jobs.ids import new_id
 from thoonk_jobs.keys import QueueKeys
 from thoonk_jobs.line import Line
-from thoonk_jobs.request import Reply
+from thoonk_jobs.request import Probe, Reply
 from thoonk_jobs.timing import PROBE_BACK, PROBE_EVERY
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class Attention:
         self._nonce = ""
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._replied: tuple[int, int] | None = None
+        self._probed: Probe | None = None
 
     def begin(self) -> None:
         """The subscription is confirmed, for the first time or again: what was told before may be lost."""
@@ -100,8 +101,15 @@ class Attention:
             return
         if place and place == self.line.place.number != probe.number:
             self.line.missed()
+        self._compare(probe)
         if probe.late:
             await self._settle()
+
+    def _compare(self, probe: Probe) -> None:
+        """With the probe before: all data may be gone, or a notice may have been lost."""
+        known, self._probed = self._probed, probe
+        if known and (known.born != probe.born or (known.event != probe.event and probe.unheard)):
+            self._engine.listener.may_have_missed(self.keys)
 
     def came_back(self, nonce: str) -> None:
         """A nonce on the channel of this process."""

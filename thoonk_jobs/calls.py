@@ -74,7 +74,7 @@ def settle(keys: QueueKeys, *, keeper: bool = False) -> Call[bool]:
 
 def probe(keys: QueueKeys, nonce: str) -> Call[Probe]:
     """Sends a nonce to this process's own channel, and asks what it should know."""
-    return Call(SCRIPTS["probe"], keys, (nonce,), lambda answer: Probe(answer[0], bool(answer[1])))
+    return Call(SCRIPTS["probe"], keys, (nonce,), lambda answer: Probe(*answer))
 
 
 def leave_line(keys: QueueKeys) -> Call[None]:

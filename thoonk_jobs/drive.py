@@ -11,10 +11,10 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from thoonk_jobs import faults
+from thoonk_jobs import connections, faults
 from thoonk_jobs.config import Config
 from thoonk_jobs.elapsed import Elapsed
-from thoonk_jobs.errors import BrokerClosed, ConfigError
+from thoonk_jobs.errors import BrokerClosed
 from thoonk_jobs.faults import BROKEN, FIRST_PAUSE, LONGEST_PAUSE, Asked
 from thoonk_jobs.keys import QueueKeys
 from thoonk_jobs.logs import log
@@ -38,16 +38,17 @@ class Wire:
         self._connection: Any = None
 
     def _connect(self) -> Any:
-        connection = _make(self._server.start(), self._config)
+        retry = Retry(NoBackoff(), 0)
+        connection = connections.make(redis.ConnectionPool, self._server.start(), self._config, 2, retry)
         try:
             connection.connect()
-            info, layout = faults.questions(self._config.namespace)
+            info, layout = connections.questions(self._config.namespace)
             connection.send_packed_command(connection.pack_commands([info, layout]))
             try:
                 told = connection.read_response()
             except redis.exceptions.NoPermissionError:
                 told = None
-            faults.check(self._config.namespace, told, connection.read_response())
+            connections.check(self._config.namespace, told, connection.read_response())
         except BaseException:
             connection.disconnect()
             raise
@@ -141,17 +142,3 @@ class Wire:
         """Ends the connection."""
         with self._lock:
             self._drop()
-
-
-def _make(url: str, config: Config) -> Any:
-    options = {"socket_timeout": 5, "socket_connect_timeout": 5, **config.redis_options}
-    ours = {
-        "protocol": 2, "retry": Retry(NoBackoff(), 0), "retry_on_timeout": False, "decode_responses": False,
-        "health_check_interval": 0,
-    }  # fmt: skip
-    try:
-        pool = redis.ConnectionPool.from_url(url, **options, **ours)
-        pool.connection_kwargs.update(ours)  # not for options in the URL to change
-        return pool.make_connection()
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"cannot connect to {config.url}: {error}") from error

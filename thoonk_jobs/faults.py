@@ -1,4 +1,4 @@
-"""What a failed call means: to be sent again, or refused for good; and which servers are refused before any write."""
+"""What a failed call means: to be sent again, or refused for good."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from typing import Any
 import redis
 
 from thoonk_jobs.config import Config
-from thoonk_jobs.errors import BrokerUnavailable, ConfigError, IncompatibleServer, ThoonkError
-from thoonk_jobs.keys import LAYOUT_VERSION, layout_key
+from thoonk_jobs.errors import BrokerUnavailable, ConfigError, ThoonkError
 from thoonk_jobs.request import Call, Command
 
-OLDEST = {"redis": (7, 0), "valkey": (7, 2)}
 # A server that answers so may do what was asked a little later, or another one does.
 PASSING = ("LOADING", "BUSY", "READONLY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "UNBLOCKED", "NOSCRIPT")
 FULL = ("OOM", "MISCONF", "NOREPLICAS")
@@ -65,36 +63,6 @@ def unavailable(error: Exception, config: Config, asked: Asked) -> BrokerUnavail
     else:
         told = f"no answer from {config.url} in {config.retry_for:g} s: {error}; start it, or mend the URL"
     return BrokerUnavailable(told, code=code, job_ids=job_ids)
-
-
-def questions(namespace: str) -> tuple[tuple[str, ...], ...]:
-    """The commands whose answers `check` reads."""
-    return ("INFO",), ("GET", layout_key(namespace))
-
-
-def check(namespace: str, info: bytes | None, layout: bytes | None) -> None:
-    """Refuses, before any write, a server that would lose or misread jobs. info: None where it is forbidden."""
-    known = _parse_info(info or b"")
-    kind = "valkey" if "valkey_version" in known else "redis"
-    version = known.get(f"{kind}_version", "")
-    where = f"the {kind} server {version}"
-    if version and tuple(map(int, version.split(".")[:2])) < OLDEST[kind]:
-        oldest = ".".join(map(str, OLDEST[kind]))
-        raise IncompatibleServer(f"{where} is too old; use {kind} {oldest} or newer, or the embedded server")
-    policy = known.get("maxmemory_policy", "noeviction")
-    if policy != "noeviction":
-        raise IncompatibleServer(
-            f"{where} may evict jobs when memory is full (maxmemory-policy {policy}); "
-            "set it to noeviction with CONFIG SET maxmemory-policy noeviction")  # fmt: skip
-    if layout is not None and int(layout) > LAYOUT_VERSION:
-        raise IncompatibleServer(
-            f"namespace {namespace!r} has key layout {int(layout)}, this thoonk-jobs knows {LAYOUT_VERSION}; "
-            "upgrade thoonk-jobs here")  # fmt: skip
-
-
-def _parse_info(raw: bytes) -> dict[str, str]:
-    lines = (line.partition(":") for line in raw.decode().splitlines() if ":" in line)
-    return {name: value for name, _, value in lines}
 
 
 def evaluation(call: Call[Any], head: bytes, process: str) -> tuple[Any, ...]:

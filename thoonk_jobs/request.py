@@ -84,10 +84,20 @@ class Look(NamedTuple):
 
 
 class Probe(NamedTuple):
-    """What a probe told: the number under which this process waits, 0 for none, and whether the alarm is late."""
+    """What a probe told of a queue.
+
+    number   of the place in line at which this process waits; 0 for none.
+    late     the alarm should have rung.
+    born     when its first job came, in us: another one after all data was lost.
+    event    number of the last move.
+    unheard  jobs whose end or stall some process may not have heard.
+    """
 
     number: int
     late: bool
+    born: int
+    event: int
+    unheard: int
 
 
 class Published(NamedTuple):

@@ -18,9 +18,8 @@ import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from thoonk_jobs import faults
+from thoonk_jobs import connections, faults
 from thoonk_jobs.config import Config
-from thoonk_jobs.errors import ConfigError
 
 REPLY_IN = 5.0
 """Seconds in which a server answers, where socket_timeout does not say so; else the connection is taken for dead."""
@@ -60,19 +59,19 @@ class Stream:
 
     @classmethod
     async def open(cls, url: str, config: Config, hear: Any, lost: Any) -> Stream:
-        """A connection that passed the checks of `faults.check`."""
-        connection = _make(url, config)
+        """A connection that passed the checks of `connections.check`."""
+        connection = connections.make(redis.asyncio.ConnectionPool, url, config, 3, Retry(NoBackoff(), 0))
         await connection.connect()
         stream = cls(connection, config.redis_options.get("socket_timeout") or REPLY_IN, hear, lost)
         try:
-            info, layout = (stream.say(*command) for command in faults.questions(config.namespace))
+            info, layout = (stream.say(*command) for command in connections.questions(config.namespace))
             try:
                 told = await info
             except redis.ResponseError as error:
                 if faults.code_of(error) != "NOPERM":
                     raise
                 told = None
-            faults.check(config.namespace, told, await layout)
+            connections.check(config.namespace, told, await layout)
         except BaseException:
             stream.close()
             await stream.ended()
@@ -170,14 +169,3 @@ class Stream:
 def _packed(*command: Any) -> bytes:
     packed: bytes = hiredis.pack_command(command)
     return packed
-
-
-def _make(url: str, config: Config) -> Any:
-    options = {"socket_connect_timeout": 5, "socket_timeout": 5, **config.redis_options}
-    ours = {"protocol": 3, "retry": Retry(NoBackoff(), 0), "decode_responses": False, "health_check_interval": 0}
-    try:
-        pool = redis.asyncio.ConnectionPool.from_url(url, **options, **ours)
-        pool.connection_kwargs.update(ours)
-        return pool.make_connection()  # type: ignore[no-untyped-call]
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"cannot connect to {config.url}: {error}") from error

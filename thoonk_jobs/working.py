@@ -42,6 +42,7 @@ class Working(QueueBase):
 
     def _take(self, most: int, lease: float, span: float | None) -> Flow[list[request.Taken]]:
         session, lane = self.session, self.session.borrow_lane()
+        session.want(self.keys)  # to be told if a claim is lost, and to have renewals on their way in time
         try:
             return (
                 yield from flows.take(
@@ -55,7 +56,6 @@ class Working(QueueBase):
         """The claim of a job; none, and the job stalled, where its stored data cannot be read."""
         claim = self.claim_class(self, taken, lease, renewed=renew)
         self._claims[taken.id] = claim
-        self.session.want(self.keys)  # to be told if the claim is lost
         self.session.leases.hold(claim, self.session.engine)
         try:
             if taken.stored.data is None:
