@@ -34,6 +34,7 @@ from thoonk_jobs import (
 
 MIB = 1024 * 1024
 
+
 def count_of_commands(client: redis.Redis) -> int:
     """How many commands the server was ever sent, this one not counted."""
     return int(client.info("stats")["total_commands_processed"])
