@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from copy import copy
 from typing import Any
 
 from thoonk_jobs import flows, request
@@ -59,4 +60,4 @@ def _own(error: BaseException, call: Call[Any]) -> BaseException:
     """The error for one of the calls."""
     if isinstance(error, BrokerUnavailable):
         return BrokerUnavailable(str(error), code=error.code, job_ids=call.job_ids)
-    return error
+    return copy(error)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
+from copy import copy
 from typing import Any, Protocol, TypeVar
 
 from thoonk_jobs import calls, faults, news
@@ -198,7 +199,7 @@ class Engine:
         attention = self.attend(keys)
         await attention.confirmed.wait()
         if attention.failure:
-            raise attention.failure
+            raise copy(attention.failure)
 
     def _subscribe(self, stream: Stream, attention: Attention) -> None:
         keys = attention.keys

@@ -6,6 +6,7 @@ import threading
 from asyncio import InvalidStateError as _LoopInvalidState
 from collections import deque
 from concurrent.futures import InvalidStateError
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,7 @@ class Demand:
     def fail(self, error: Exception) -> None:
         """There will be no jobs."""
         try:
-            self.future.set_exception(error)
+            self.future.set_exception(copy(error))  # an error raised in many places gathers all their tracebacks
         except (InvalidStateError, _LoopInvalidState):
             pass
 
