@@ -157,7 +157,9 @@ class QueueMachine(RuleBasedStateMachine):
         if self.oracle.limits or self.oracle.keep_stalled == 1:
             self.settle()  # what is released is the server's choice: first that, then the claim
             self.agree()
-        call = calls.claim(self.keys, lane, f"ticket {next(self.tickets)}", most, lease, WORKER, wanted=most if wait else None)
+        call = calls.claim(
+            self.keys, lane, f"ticket {next(self.tickets)}", most, lease, WORKER, wanted=most if wait else None
+        )
         ran = self.oracle.running()
         if self.oracle.over():  # a limit was lowered: not all that is available may run
             taken = _kind(self.answer(call))
