@@ -284,15 +284,15 @@ def next_due(found: Contents) -> float:
     return min((math.ceil(at + more) for key, more in ahead.items() for _, at in found[key]), default=math.inf)
 
 
-def alarm(found: Contents) -> float:
+def alarm(meta: dict[bytes, bytes]) -> float:
     """When the alarm is set for; inf for never."""
-    at = found["meta"].get(b"alarm", b"never")
+    at = meta.get(b"alarm", b"never")
     return math.inf if at == b"never" else float(at)
 
 
 def _alarm(found: Contents) -> Iterator[str]:
-    if alarm(found) > next_due(found):
-        yield f"something is due at {next_due(found)}, the alarm is set for {alarm(found)}"
+    if alarm(found["meta"]) > next_due(found):
+        yield f"something is due at {next_due(found)}, the alarm is set for {alarm(found['meta'])}"
 
 
 def _log(found: Contents) -> Iterator[str]:
