@@ -78,23 +78,26 @@ def changed(before: Contents, after: Contents) -> list[str]:
     )
 
 
-def audit(client: redis.Redis, namespace: str, queue: str, over: Collection[str] = ()) -> list[str]:
+def audit(client: redis.Redis, namespace: str, queue: str, over: Collection[str] = (), now: float = 0) -> list[str]:
     """What does not agree; [] for a sound queue.
 
     over  fields of the key limits that were lowered below what runs, whose surplus has not ended yet.
+    now   of the elapsed clock, in ms: for what was due before, an alarm for now will do.
     """
-    return violations(contents(client, namespace, queue), over)
+    return violations(contents(client, namespace, queue), over, now)
 
 
-def check_audit(client: redis.Redis, namespace: str, queue: str, over: Collection[str] = ()) -> Contents:
+def check_audit(
+    client: redis.Redis, namespace: str, queue: str, over: Collection[str] = (), now: float = 0
+) -> Contents:
     """What the queue has. Raises AssertionError with all that does not agree."""
     found = contents(client, namespace, queue)
-    wrong = violations(found, over)
+    wrong = violations(found, over, now)
     assert not wrong, "the keys of the queue disagree:\n  " + "\n  ".join(wrong)
     return found
 
 
-def violations(found: Contents, over: Collection[str] = ()) -> list[str]:
+def violations(found: Contents, over: Collection[str] = (), now: float = 0) -> list[str]:
     return [
         *(f"a key that no layout names: {key}" for key in found.unknown),
         *_records(found),
@@ -104,7 +107,7 @@ def violations(found: Contents, over: Collection[str] = ()) -> list[str]:
         *_data(found),
         *_limits(found, over),
         *_waiters(found),
-        *_alarm(found),
+        *_alarm(found, now),
         *_log(found),
     ]
 
@@ -290,8 +293,8 @@ def alarm(meta: dict[bytes, bytes]) -> float:
     return math.inf if at == b"never" else float(at)
 
 
-def _alarm(found: Contents) -> Iterator[str]:
-    if alarm(found["meta"]) > next_due(found):
+def _alarm(found: Contents, now: float) -> Iterator[str]:
+    if alarm(found["meta"]) > max(now, next_due(found)):
         yield f"something is due at {next_due(found)}, the alarm is set for {alarm(found['meta'])}"
 
 

@@ -37,7 +37,7 @@ from thoonk_jobs.timing import JUMP
 
 _numbers = itertools.count(1)
 OUTCOMES = (None, *Outcome)
-ALWAYS_NEWS = ("pause", "watch")
+ALWAYS_NEWS = ("pause", "watch", "probe")
 """Scripts that answer what they changed, or what there is to read."""
 STALLING = ("stall", "fail", "cancel")
 """Scripts that stall a job: one that keep_stalled has no room for is retracted at once."""
@@ -117,7 +117,8 @@ class QueueMachine(RuleBasedStateMachine):
                 assert isinstance(again, ThoonkError), f"{call.script.name} was refused, and the second time was not"
             else:
                 assert plain(again) == plain(answer), f"{call.script.name} was answered otherwise the second time"
-            assert self.client.hgetall(self.keys.keys[0]) == before, f"{call.script.name} did something twice"
+            after = self.client.hgetall(self.keys.keys[0])
+            assert after == before, f"{call.script.name} did something twice: {before} is now {after}"
         self.agree()
 
     def _is_idempotent(self, call: Call[Any]) -> bool:
@@ -306,18 +307,18 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(field=st.one_of(FIELDS, st.sampled_from(["pause", "resume"])), running=RUNNING)
     def govern(self, field: str, running: int | None) -> None:
         if field in ("pause", "resume"):
-            self.ask(calls.pause(self.keys, on=field == "pause"), (field == "pause") != self.oracle.paused)
-            self.oracle.paused = field == "pause"
-        else:
+            new, self.oracle.paused = (field == "pause") != self.oracle.paused, field == "pause"
+            self.ask(calls.pause(self.keys, on=self.oracle.paused), new)
+        elif self.limited:
             self.limit(field, running)
 
     def limit(self, field: str, running: int | None) -> None:
-        self.ask(calls.limit(self.keys, field, running), False)
         if running is None:
             self.oracle.limits.pop(field, None)
         else:
             self.oracle.limits[field] = running
         self.over.add(field)
+        self.ask(calls.limit(self.keys, field, running), False)
 
     # Who waits.
 
@@ -440,7 +441,7 @@ class QueueMachine(RuleBasedStateMachine):
     @invariant()
     def agree(self) -> None:
         """The keys agree with each other, and with the model."""
-        found = check_audit(self.client, self.keys.namespace, self.keys.queue, self.over)
+        found = check_audit(self.client, self.keys.namespace, self.keys.queue, self.over, self.oracle.now)
         assert {id.decode() for id in found.jobs} == set(self.oracle.jobs)
         for id, job in self.oracle.jobs.items():
             record = found.jobs[id.encode()]
