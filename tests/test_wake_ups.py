@@ -160,6 +160,24 @@ def test_who_is_gone_is_forgotten_and_the_next_is_told(desk: Desk, line: Line):
     assert desk.audit()["room"].keys() == {b"p1"}
 
 
+@pytest.mark.parametrize("act", ["alarm", "look"])
+def test_more_who_are_gone_than_one_call_may_find_are_left_to_the_alarm(desk: Desk, line: Line, act: str):
+    for number in range(GONE_AT_ONCE + 1):
+        desk.look(f"gone {number}")
+    line.wait("p1")
+
+    _publish(desk, "a", "b")
+
+    found = desk.contents()
+    assert (len(found["waiters"]), found.meta("alarm")) == (2, desk.now)
+    if act == "alarm":
+        desk.reply(calls.settle(desk.keys, keeper=True), "p1")
+    else:
+        assert _ids(desk.look("p2")) == ["a"]
+    assert line.told() == ["p1"]
+    desk.audit()
+
+
 @pytest.mark.parametrize("comes", ["retry", "rerun", "cancel", "reattempt", "promote", "expire", "release", "resume"])
 def test_whatever_makes_a_job_available_tells(desk: Desk, line: Line, comes: str):
     keys = desk.keys

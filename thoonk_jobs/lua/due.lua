@@ -40,6 +40,7 @@ end
 -- Settles what is due, bounded, and sets the alarm anew; true if there may be more. Deadlines first: a job past its own
 -- is not handed out.
 function T.settle()
+  T.stir = true -- for jobs whose first in line were gone
   if for_others() then return false end
   local more = each_due(K.expiring, T.now, 'lapse', lapse)
   more = each_due(K.claimed, T.now, 'expire', lose) or more
