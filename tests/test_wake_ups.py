@@ -217,6 +217,23 @@ def test_nobody_is_told_while_the_queue_is_paused(desk: Desk, line: Line):
     assert line.told() == []
 
 
+def test_jobs_that_a_lowered_limit_holds_send_nobody_round_in_circles(desk: Desk, line: Line):
+    """Who is told of them looks in vain, and is not to tell the next."""
+    _publish(desk, "a", "b")
+    tokens = {taken.id: taken.token for taken in desk.do(desk.claim(2)).taken}
+    desk.do(desk.limit("q", 1))
+    line.wait("p1", "p2")
+    desk.do(calls.cancel(desk.keys, "a", tokens["a"], "busy", 0))
+    assert line.told() == ["p1"]
+
+    desk.look("p1")
+
+    assert line.told() == []
+    desk.do(calls.finish(desk.keys, "b", tokens["b"], b""))
+    assert line.told() == ["p2"]
+    desk.audit()
+
+
 # 4. The audited invariant: who looks again, its reply lost, misses nothing.
 
 

@@ -114,4 +114,5 @@ if #ids == 0 then
 end
 T.back = math.max(0, T.back - #ids)
 T.short = #ids < most
+if T.short then T.stir = false end -- what is left may not run: nobody is to look for it in vain
 return handed_out(more, ids)
