@@ -237,6 +237,20 @@ def test_jobs_that_a_lowered_limit_holds_send_nobody_round_in_circles(desk: Desk
 # 4. The audited invariant: who looks again, its reply lost, misses nothing.
 
 
+def test_a_look_that_is_sent_again_waits_for_no_job_that_is_there(desk: Desk, line: Line):
+    line.ears["p1"] = line._stack.enter_context(desk.ear("p1"))
+    _publish(desk, "a")
+    call = desk.claim(2, lane="p1", wanted=2)
+    desk.reply(call, "p1", back=2)
+    _publish(desk, "b")  # it is told, and sends the call again: the reply never came
+
+    again = desk.reply(call, "p1", back=2)
+
+    assert (_ids(again), again.number) == (["a"], 0)
+    desk.audit()
+    assert _ids(desk.look("p1")) == ["b"]
+
+
 # 6. Told.
 
 
