@@ -382,6 +382,15 @@ def test_who_is_told_is_waited_for_for_two_seconds(desk: Desk, line: Line):
     assert line.ears["p1"].alarms() == [(TOLD_FOR, "p1")]
 
 
+def test_what_is_due_within_a_millisecond_is_due_when_the_alarm_rings(desk: Desk):
+    _publish(desk, "a", delay=0.0101)
+    alarm = desk.look("p1").alarm
+
+    desk.advance(alarm / 1000)
+
+    assert _ids(desk.look("p1")) == ["a"]
+
+
 # 9 and 10. Who keeps the time, and what it does.
 
 

@@ -31,7 +31,7 @@ end
 
 -- Something is due then, on the elapsed clock.
 function T.due_at(at)
-  if at < T.soonest then T.soonest = at end
+  if at < T.soonest then T.soonest = math.ceil(at) end
 end
 
 do
