@@ -147,6 +147,17 @@ def test_a_clock_that_goes_back_stands_for_strangers_where_it_was(desk: Times):
     assert desk.found().jobs[b"new"].until == desk.now + 1000
 
 
+@JUMPS
+def test_who_only_reads_tells_a_jump_and_leaves_it_to_be_told_by_others(desk: Times, jump: float):
+    desk.jump(jump)
+
+    for _ in range(2):
+        assert desk.vouched(calls.counts(desk.keys)).now == desk.now
+    desk.vouched(calls.settle(desk.keys, keeper=True))
+
+    assert _states(desk) == UNMOVED
+
+
 def test_one_who_expects_what_was_before_others_were_here_sets_nothing_back(desk: Times):
     """It waited for its turn while time passed for all."""
     late = head(desk.now + 9000, desk.now, 0)
