@@ -121,6 +121,29 @@ def test_the_alarm_for_a_date_is_set_anew_after_a_jump(desk: Times, ear: Ear, ju
     assert 0 < ear.alarms()[-1][0] <= LEASE * 1000
 
 
+@JUMPS
+@pytest.mark.parametrize("act", ["settle", "alarm", "claim", "probe", "publish", "finish"])
+def test_who_cannot_tell_a_jump_leaves_it_to_those_who_keep_the_time(desk: Times, ear: Ear, jump: float, act: str):
+    desk.jump(jump)
+
+    desk.unvouched(_acts(desk)[act])
+
+    assert _states(desk) == UNMOVED
+    desk.vouched(calls.settle(desk.keys, keeper=True))
+    assert _states(desk) == UNMOVED
+
+
+def _acts(desk: Times) -> dict[str, Call[object]]:
+    return {
+        "settle": calls.settle(desk.keys),
+        "alarm": calls.settle(desk.keys, keeper=True),
+        "claim": desk.claim(1, lane="another"),
+        "probe": calls.probe(desk.keys, "nonce"),
+        "publish": desk.publish("new"),
+        "finish": calls.finish(desk.keys, "nobody", 7, b""),
+    }
+
+
 def test_those_who_keep_the_time_hear_when_somebody_else_finds_something_due(desk: Times, ear: Ear):
     desk.jump(3600)
     ear.heard()

@@ -34,7 +34,7 @@ end
 
 -- Who cannot tell time that passed from a clock that jumped leaves it to those who keep the time, if there are any.
 local function for_others()
-  return not T.trusted and T.next_due() <= T.now and T.proclaim_alarm() > 0
+  return not T.trusted and T.proclaim_alarm() > 0
 end
 
 -- Settles what is due, bounded, and sets the alarm anew; true if there may be more. Deadlines first: a job past its own
