@@ -200,3 +200,10 @@ def test_who_knew_another_skew_cannot_tell(desk: Times):
     reply = desk.reply(desk.publish("newer"), "other", at=before)
 
     assert (reply.now, reply.skew) == (desk.now, -3_600_000)
+
+
+def test_a_keeper_who_cannot_tell_is_known_as_the_keeper(desk: Times, ear: Ear):
+    desk.unvouched(calls.settle(desk.keys, keeper=True), "p2")
+
+    assert ear.alarms()[-1][1] == "p2"
+    assert desk.found()["meta"][b"keeper"] == b"p2"
