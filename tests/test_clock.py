@@ -202,6 +202,16 @@ def test_who_knew_another_skew_cannot_tell(desk: Times):
     assert (reply.now, reply.skew) == (desk.now, -3_600_000)
 
 
+@JUMPS
+def test_a_queue_that_is_deleted_after_a_jump_leaves_nothing(desk: Times, jump: float):
+    desk.vouched(calls.operate(desk.keys, "retract", ["claimed", "delayed", "dated"]))
+    desk.jump(jump)
+
+    assert desk.vouched(calls.delete(desk.keys)).answer == 0
+
+    assert desk.client.keys(f"{desk.keys.base}*") == []
+
+
 def test_a_keeper_who_cannot_tell_is_known_as_the_keeper(desk: Times, ear: Ear):
     desk.unvouched(calls.settle(desk.keys, keeper=True), "p2")
 
