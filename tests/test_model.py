@@ -158,7 +158,7 @@ class QueueMachine(RuleBasedStateMachine):
         given=SETTINGS,
         jobs=PUBLICATIONS,
         limits=st.one_of(st.just({}), st.dictionaries(FIELDS, st.sampled_from([1, 2]), min_size=1, max_size=3)),
-        ears=st.sets(PROCESSES),
+        ears=st.one_of(st.just({"p1", "p2", "p3"}), st.sets(PROCESSES)),
     )
     def begin(self, given: dict[str, float], jobs: list[Any], limits: dict[str, int], ears: set[str]) -> None:
         for process in sorted(ears):
@@ -227,6 +227,14 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(process=PROCESSES)
     def claim_all(self, process: str) -> None:
         self.claim(process, most=9, lease=1000, wanted=9)
+
+    @rule(wanted=st.integers(1, 3), then=st.integers(0, 2))
+    def gather(self, wanted: int, then: int) -> None:
+        """All look at a queue that is empty, and some new jobs come."""
+        self.claim("p1", most=9, lease=30, wanted=None)
+        for process in ("p2", "p3", "p1"):
+            self.claim(process, most=wanted, lease=30, wanted=wanted)
+        self.publish([(id, "data", {}) for id in "ijk"[:then]])
 
     @precondition(lambda self: self.oracle.told)
     @rule(at=AT, wanted=st.sampled_from([0, 1, 1, 3]))

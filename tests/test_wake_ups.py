@@ -364,6 +364,18 @@ def test_the_alarm_is_set_anew_only_for_what_is_due_earlier(desk: Desk, line: Li
     assert desk.audit().meta("alarm") == desk.now + 10_000
 
 
+def test_an_alarm_that_nobody_heard_gives_way_to_the_next_that_is_needed(desk: Desk):
+    _publish(desk, "a")
+    desk.do(calls.finish(desk.keys, "a", desk.take("a", lease=5), b""))
+    desk.advance(6)
+
+    with desk.ear("p1") as ear:
+        _publish(desk, "b", delay=9)
+
+        assert ear.alarms() == [(9000, "")]
+    assert desk.audit().meta("alarm") == desk.now + 9000
+
+
 def test_every_reply_tells_when_something_is_due(desk: Desk):
     assert desk.look("p1").alarm == -1
 
