@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import redis
@@ -52,7 +52,7 @@ class Ear:
         pool = client.connection_pool
         self._connection = pool.connection_class(**{**pool.connection_kwargs, "protocol": 2})
         self._connection.connect()
-        self._channels = (keys.process_channel(process), keys.alarm_channel)
+        self._channels: tuple[str, ...] = (keys.process_channel(process), keys.alarm_channel)
         self._say("SSUBSCRIBE", *self._channels)
 
     def _say(self, *command: str) -> None:
@@ -87,8 +87,11 @@ class Ear:
 
     def close(self) -> None:
         """Nobody hears from now on, and the server knows."""
+        if not self._channels:
+            return
         self._say("SUNSUBSCRIBE", *self._channels)
         self._connection.disconnect()
+        self._channels = ()
 
 
 class Desk:
@@ -193,6 +196,28 @@ class Desk:
     def state(self, id: str) -> State:
         job = self.contents().jobs.get(id.encode())
         return STATES[job.state] if job else State.ABSENT
+
+
+class Line:
+    """Processes that listen, by name."""
+
+    def __init__(self, desk: Desk, stack: ExitStack) -> None:
+        self._desk, self._stack = desk, stack
+        self.ears: dict[str, Ear] = {}
+
+    def listen(self, process: str) -> None:
+        self.ears[process] = self._stack.enter_context(self._desk.ear(process))
+
+    def wait(self, *processes: str, wanted: int = 1) -> None:
+        """Each subscribes, looks in vain, and waits."""
+        for process in processes:
+            self.listen(process)
+            assert self._desk.look(process, wanted).number > 0
+        self.told()
+
+    def told(self) -> list[str]:
+        """Those who were told to look since."""
+        return [process for process, ear in self.ears.items() if ear.told()]
 
 
 def plain(answer: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import redis
-from desk import Desk, Ear
+from desk import Desk, Line
 
 from thoonk_jobs import Broker, calls
 from thoonk_jobs.timing import GONE_AT_ONCE, TOLD_FOR
@@ -18,25 +18,6 @@ from thoonk_jobs.timing import GONE_AT_ONCE, TOLD_FOR
 @pytest.fixture
 def desk(broker: Broker, client: redis.Redis, namespace: str) -> Desk:
     return Desk(broker.session.wire, client, namespace)
-
-
-class Line:
-    """Processes that listen, by name."""
-
-    def __init__(self, desk: Desk, stack: ExitStack) -> None:
-        self._desk, self._stack = desk, stack
-        self.ears: dict[str, Ear] = {}
-
-    def wait(self, *processes: str, wanted: int = 1) -> None:
-        """Each subscribes, looks in vain, and waits."""
-        for process in processes:
-            self.ears[process] = self._stack.enter_context(self._desk.ear(process))
-            assert self._desk.look(process, wanted).number > 0
-        self.told()
-
-    def told(self) -> list[str]:
-        """Those who were told to look since."""
-        return [process for process, ear in self.ears.items() if ear.told()]
 
 
 @pytest.fixture
@@ -238,7 +219,7 @@ def test_jobs_that_a_lowered_limit_holds_send_nobody_round_in_circles(desk: Desk
 
 
 def test_a_look_that_is_sent_again_waits_for_no_job_that_is_there(desk: Desk, line: Line):
-    line.ears["p1"] = line._stack.enter_context(desk.ear("p1"))
+    line.listen("p1")
     _publish(desk, "a")
     call = desk.claim(2, lane="p1", wanted=2)
     desk.reply(call, "p1", back=2)
@@ -441,8 +422,7 @@ def test_a_keeper_that_leaves_nobody_in_line_rings_for_those_who_hold_claims(des
 def test_a_keeper_that_is_gone_is_followed_by_the_first_who_acts(desk: Desk, line: Line):
     line.wait("p1", "p2")
     _publish(desk, "a", delay=5)
-    line.ears["p1"].close()
-    line.ears.pop("p1")._say = lambda *command: None  # closed already
+    line.ears.pop("p1").close()
     desk.advance(5.5)
 
     reply = desk.reply(calls.settle(desk.keys, keeper=True), "p2")
