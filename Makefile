@@ -8,13 +8,16 @@ PYTEST := .venv/bin/python -P -m pytest
 SOURCES := pyproject.toml README.md LICENSE $(shell find thoonk_jobs -name __pycache__ -prune -o -print)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check check-static lint docs docs-fresh fmt slow clean
+.PHONY: help demo bench test check check-static lint docs docs-fresh fmt slow clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "make %-14s %s\n", $$1, $$2 }'
 
 demo: .venv/.installed  ## see it work: publish jobs, run them, hear when they are done
 	.venv/bin/thoonk-jobs demo
+
+bench: .venv/.installed  ## measure what a job costs, on a private server; ARGS="--quick" or "--only NAME"
+	.venv/bin/python benchmarks/core.py $(ARGS)
 
 test: .venv/.installed  ## run the tests against the installed package; ARGS="-k name" for some
 	$(PYTEST) $(ARGS)
@@ -26,7 +29,7 @@ check-static: lint docs-fresh  ## lint, format, types, and whether statemachine.
 lint: .venv/.dev
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	.venv/bin/mypy --strict thoonk_jobs
+	.venv/bin/mypy --strict thoonk_jobs benchmarks/*.py
 
 fmt: .venv/.dev  ## format the code, and mend what ruff can
 	.venv/bin/ruff check --fix-only .

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -128,8 +129,14 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def everything(client: redis.Redis, namespace: str) -> Callable[[], dict[bytes, bytes]]:
-    """All keys of the namespace, byte for byte."""
-    return lambda: {key: client.dump(key) for key in client.scan_iter(match=f"*{namespace}:*")}
+    """All keys of the namespace, byte for byte, but for what tells who waits and who looks after the time."""
+
+    def dump(key: bytes) -> Any:
+        if key.endswith(b":meta"):
+            return {name: value for name, value in client.hgetall(key).items() if name not in (b"keeper", b"seen")}
+        return client.dump(key)
+
+    return lambda: {key: dump(key) for key in client.scan_iter(match=f"*{namespace}:*")}
 
 
 @pytest.fixture

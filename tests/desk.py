@@ -11,8 +11,7 @@ from typing import Any
 import redis
 from audit import Contents, check_audit, contents
 
-from thoonk_jobs import calls
-from thoonk_jobs.calls import Call, Reply
+from thoonk_jobs import calls, request
 from thoonk_jobs.codec import pack
 from thoonk_jobs.drive import Wire
 from thoonk_jobs.errors import ThoonkError
@@ -20,6 +19,7 @@ from thoonk_jobs.keys import QueueKeys
 from thoonk_jobs.machine import State
 from thoonk_jobs.publication import Publication
 from thoonk_jobs.record import Spec
+from thoonk_jobs.request import Call, Reply
 from thoonk_jobs.scripts import SCRIPTS
 
 STATES = tuple(State)
@@ -149,7 +149,7 @@ class Desk:
     def ask(self, call: Call[Any]) -> Any:
         """The answer; of a call with one item, the item's, an error as a value."""
         answer = self.wire.run(call)
-        if isinstance(answer, calls.Published):
+        if isinstance(answer, request.Published):
             answer = answer.answers
         return answer[0] if isinstance(answer, list) and len(answer) == 1 else answer
 
@@ -226,6 +226,6 @@ def plain(answer: Any) -> Any:
         return type(answer), str(answer), vars(answer)
     if isinstance(answer, list):
         return [plain(each) for each in answer]
-    if isinstance(answer, calls.Look):
+    if isinstance(answer, request.Look):
         return [(taken.id, taken.token, taken.stored) for taken in answer.taken]
     return answer

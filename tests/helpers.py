@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import redis
+
 from thoonk_jobs import Claim, Job, Outcome, Queue
 
 SOON = 20.0
@@ -47,6 +49,11 @@ def in_thread(act: Callable[[], Any]) -> queues.SimpleQueue[Any]:
 
     threading.Thread(target=run, daemon=True).start()
     return answer
+
+
+def waiting(client: redis.Redis, queue: Queue) -> int:
+    """How many processes are registered as waiting for jobs."""
+    return int(client.zcard(f"{queue.keys.base}:waiters"))
 
 
 class Heard:

@@ -44,6 +44,8 @@ class Job:
     watchers: set[str] = field(default_factory=set)
     finished_at: int = 0
     replaced_by: str = ""
+    ended: int = 0
+    ended_by: str = ""
     claims: int = 0
     failures: int = 0
     cancels: int = 0
@@ -102,6 +104,8 @@ class Oracle:
         was = State(job.state)
         job.trigger(row)  # type: ignore[attr-defined]
         edge, now = ROWS[row], State(job.state)
+        if was is State.CLAIMED:
+            job.ended, job.ended_by = job.token, row
         if not edge.silent:
             job.via = row
         if now in machine.LIVE and was not in machine.LIVE and job.unique:
@@ -123,7 +127,7 @@ class Oracle:
             del self.names[job.unique]
 
     def _strip(self, job: Job) -> None:
-        job.bare, job.until, job.result = True, self.now + RECORD_KEPT, None
+        job.bare, job.until, job.result = True, min(self.now, job.until) + RECORD_KEPT, None
         job.watchers = set()
 
     def place(self, front: bool = False) -> float:
@@ -276,6 +280,7 @@ class Oracle:
     def retract(self, id: str) -> Any:
         def withdrawn(job: Job) -> None:
             self._dispossess(job)
+            job.replaced_by = ""
             self.move(job, "retract")
 
         answer = self._operator(id, "retract", withdrawn)
@@ -303,7 +308,7 @@ class Oracle:
         return self._operator(id, "rerun", again, refusal=NotUnique if taken else None)
 
     def _anew(self, job: Job) -> None:
-        job.failures = job.cancels = job.lost = 0
+        job.failures, job.cancels, job.lost, job.replaced_by = 0, 0, 0, ""
         job.order = self.place()
 
     def watch(self, id: str, process: str, *, on: bool) -> State:
@@ -339,11 +344,19 @@ class Oracle:
         job = self.jobs.get(id)
         if job is None:
             return JobNotFound
-        if job.token != token:
-            return StaleClaim
-        if job.state == State.CLAIMED:
+        if self.holds(id, token) and not (rows and self._lapsed(job)):
             return act(job)
-        return OK if job.via in rows else TransitionRefused
+        if (job.ended, job.ended_by in rows) == (token, True):
+            return OK
+        return TransitionRefused if job.token == token else StaleClaim
+
+    def _lapsed(self, job: Job) -> bool:
+        """A claim is over with the time for its job, also where the alarm was not there yet."""
+        if not self.trusted or job.expires > self.now:
+            return False
+        self._dispossess(job)
+        self.move(job, "lapse")
+        return True
 
     def _operator(self, id: str, row: str, act: Callable[[Job], None], refusal: Any = None) -> Any:
         job = self.jobs.get(id)
@@ -390,14 +403,18 @@ class Oracle:
         if process not in self.waiters:
             self.waiters[process] = self.draw()
         self.room[process] = room
-        self.keeper = self.keeper or process
+        self._keep_time(process)
         return self.waiters[process]
 
     def probe(self, process: str) -> int:
         if self.trusted:
             self._forget()
-        self.keeper = self.keeper or process
+        self._keep_time(process)
         return self.waiters.get(process, 0)
+
+    def _keep_time(self, process: str) -> None:
+        if self.keeper not in self.listening:
+            self.keeper = process
 
     def leave_line(self, process: str) -> None:
         if self.waiters.pop(process, None):
@@ -433,8 +450,12 @@ class Oracle:
 
     def _sweep(self) -> None:
         """Along with a publish or a finish, once something is over by more than a second."""
-        if self.trusted and any(job.until <= self.now - 1000 for job in self._in(State.FINISHED)):
+        if self.trusted and self.is_swept():
             self._forget()
+
+    def is_swept(self) -> bool:
+        """Whether the next publish or finish forgets something."""
+        return any(job.until <= self.now - 1000 for job in self._in(State.FINISHED))
 
     def _forget(self) -> None:
         for job in self._due(State.FINISHED):

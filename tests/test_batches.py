@@ -82,6 +82,10 @@ def _by_id(tokens: dict[str, int]) -> list[tuple[Any, ...]]:
     return [(id,) for id in (*ANY, *reversed(ANY))]
 
 
+def _by_request(tokens: dict[str, int]) -> list[tuple[Any, ...]]:
+    return [(id, f"request {at}") for at, id in enumerate((*ANY, *reversed(ANY)))]
+
+
 def _publications(tokens: dict[str, int]) -> list[tuple[Any, ...]]:
     return [
         _item("a"), _item("a"), _item("a", "other data"), _item("b", priority=5, key="blue"), _item("finished"),
@@ -118,9 +122,9 @@ BATCHES = {
     "report progress": ("report", _with_token("progress", 1, b"half")),
     "emit": ("report", _with_token("emit", 1, b"news")),
     "log": ("report", _with_token("log", 1, b"line")),
-    "retry": ("retry", _by_id),
-    "rerun": ("rerun", _by_id),
-    "retract": ("retract", _by_id),
+    "retry": ("retry", _by_request),
+    "rerun": ("rerun", _by_request),
+    "retract": ("retract", _by_request),
     "read": ("read", _by_id),
 }
 

@@ -11,8 +11,8 @@ from audit import Contents
 from desk import Desk, Ear, head
 
 from thoonk_jobs import Broker, calls
-from thoonk_jobs.calls import Call, Reply
 from thoonk_jobs.machine import State
+from thoonk_jobs.request import Call, Reply
 
 JUMPS = pytest.mark.parametrize("jump", [3600, -3600, 10], ids=["an hour on", "an hour back", "stood still for 10 s"])
 LEASE = 5.0

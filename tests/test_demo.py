@@ -20,20 +20,22 @@ from thoonk_jobs.demo.show import Show
 
 NUMBER = 40
 ANNOUNCED = [
-    "published 40 files and 4 planted jobs",
+    "published 40 files and 5 planted jobs",
     "urgent.py: published last, it is result ",
     "broken.py: failed and is stalled (SyntaxError: ",
     "broken.py: mended, and retried by hand",
     "broken.py: finished by worker ",
     "given-back.py: finished by worker ",
+    "orphan.py: taken over by worker ",
     "twice.py: published twice with one id, run 1 time",
-    "44 of 44 results",
+    "45 of 45 results",
 ]
 SHOWN = [
     "every result arrived exactly once",
     "all jobs are finished",
     "a failed job was stalled, mended and retried",
     "a job that was given back was done",
+    "the job of a worker that was killed was taken over",
     "an urgent job overtook all others",
     "a job published twice ran once",
     "the workers ended when told",
@@ -118,6 +120,7 @@ def test_a_demo_shows_everything_and_leaves_nothing(demo, sources):
     assert (err, code) == ("", 0)
     assert [text for text in ANNOUNCED if text not in out] == []
     assert re.search(r"given-back.py: worker \d gives it back", out)
+    assert re.search(r"orphan.py: worker \d is killed with SIGKILL; its lease of 2 s runs out", out)
     assert [f"ok: {name}" for name in SHOWN] == out.splitlines()[-len(SHOWN) :]
     assert ran.processes() == []
     assert list(ran.temporary.iterdir()) == []
@@ -133,7 +136,7 @@ def test_the_table_has_the_true_sums(run):
     assert (shown["files"], shown["lines"], shown["words"]) == ("40", str(lines), str(words))
     assert (shown["files that do not parse"], shown["longest function"]) == ("1", "f38, 40 lines")
     assert ["", "part2/file38.py"] in rows
-    assert {state: shown[f"jobs {state}"] for state in State} == dict.fromkeys(State, "0") | {State.FINISHED: "44"}
+    assert {state: shown[f"jobs {state}"] for state in State} == dict.fromkeys(State, "0") | {State.FINISHED: "45"}
     assert sum(int(number) for name, number in shown.items() if name.startswith("files of worker ")) == 40
     assert float(shown["seconds"]) > 0
 
@@ -210,7 +213,7 @@ def test_a_demo_as_json_prints_only_that(run):
 
     found = cli.codec.decode(b"j" + out.encode())
     assert code == 0
-    assert (found["files"], found["unparsed"], found["jobs"]["finished"]) == (40, 1, 44)
+    assert (found["files"], found["unparsed"], found["jobs"]["finished"]) == (40, 1, 45)
     assert found["longest"] == {"name": "f38", "lines": 40, "file": "part2/file38.py"}
     assert [check["name"] for check in found["checks"] if check["passed"]] == SHOWN
     assert "ok: " in err
@@ -219,13 +222,13 @@ def test_a_demo_as_json_prints_only_that(run):
 def test_a_demo_that_loses_a_result_fails(run, monkeypatch):
     lost = []
     heard = story.Story._heard
-    monkeypatch.setattr(story, "PATIENCE", 1.0)
+    monkeypatch.setattr(story, "PATIENCE", 4.0)
     monkeypatch.setattr(story.Story, "_heard", lambda self, job: heard(self, job) if lost else lost.append(job))
 
     code, _, err = run()
 
     assert code == 1
-    assert err == "thoonk-jobs: 1 of 44 results did not arrive, and nothing was heard for 1 s\n"
+    assert err == "thoonk-jobs: 1 of 45 results did not arrive, and nothing was heard for 4 s\n"
 
 
 def test_a_demo_that_hears_a_result_twice_fails(run, monkeypatch):
@@ -235,13 +238,17 @@ def test_a_demo_that_hears_a_result_twice_fails(run, monkeypatch):
     code, out, _ = run()
 
     assert code == 1
-    assert "FAILED: every result arrived exactly once (44 jobs; 0 results missing, 44 repeated, " in out
+    assert "FAILED: every result arrived exactly once (45 jobs; 0 results missing, 45 repeated, " in out
     assert out.count("FAILED") == 1
 
 
 def test_a_demo_whose_urgent_job_is_not_urgent_fails(run, monkeypatch):
     plant = story.Story._plant
-    monkeypatch.setattr(story.Story, "_plant", lambda self, name, priority=None, **asked: plant(self, name, **asked))
+
+    def late(self, name, priority=None, **asked):
+        return plant(self, name, priority if name == "orphan.py" else None, **asked)
+
+    monkeypatch.setattr(story.Story, "_plant", late)
 
     code, out, _ = run()
 
@@ -276,6 +283,7 @@ def test_a_job_to_which_nothing_happened_passes_no_check(queue):
 
     assert not checks.mended(plain, 0).passed
     assert not checks.given_back(plain).passed
+    assert not checks.taken_over(plain, "worker 1").passed
     assert not checks.overtook(plain, [other]).passed
     assert not checks.ran_once(plain, other).passed
     assert checks.ran_once(plain, plain).passed

@@ -32,7 +32,7 @@ def test_every_row_and_every_block_is_in_statemachine_md():
 
 def test_the_code_of_the_readme_runs_as_it_stands(folder: Path):
     """The publisher and the worker as two processes, at once; what follows when both have ended."""
-    publisher, worker, further = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    publisher, worker, further, loop = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     environ = {**os.environ, "THOONK_HOME": str(folder)}
     environ.pop("THOONK_URL", None)
 
@@ -47,6 +47,8 @@ def test_the_code_of_the_readme_runs_as_it_stands(folder: Path):
         assert working.communicate(timeout=60) == ("", "")
         told, trouble = start(f"from thoonk_jobs import Broker\n{further}").communicate(timeout=60)
         assert (told.splitlines(), trouble) == (["letter-7 1", "retracted"], "")
+        told, trouble = start(loop).communicate(timeout=60)
+        assert (told.splitlines(), trouble) == (["328350"], "")
     finally:
         EmbeddedServer(folder).stop()
 

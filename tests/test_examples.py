@@ -11,6 +11,13 @@ from thoonk_jobs import Broker, EmbeddedServer
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PRINTED = {
+    "asyncio_crawl": """\
+/ has 2 links
+/about has 0 links
+/news has 2 links
+/news/1 has 1 links
+/news/2 has 0 links
+""",
     "hello": """\
 ann -> hello, ann
 bob -> hello, bob
@@ -42,6 +49,9 @@ done: {'pages': 3}
 stalled after 2 failures: KeyError: 'pear'
 retried: it is available, with 0 failures
 finished: 21, 2 failures in all
+""",
+    "takeover": """\
+carry this: claim 2, 1 lost
 """,
     "worker_loop": """\
 ann: success, sent to ann@example.com

@@ -25,20 +25,22 @@ from hypothesis.stateful import (
 )
 from oracle import INF, Oracle
 
-from thoonk_jobs import calls
-from thoonk_jobs.calls import Call
+from thoonk_jobs import calls, request
 from thoonk_jobs.codec import pack
 from thoonk_jobs.errors import ThoonkError
 from thoonk_jobs.keys import QueueKeys
 from thoonk_jobs.machine import CODES, Outcome, State
 from thoonk_jobs.publication import Publication
 from thoonk_jobs.record import Spec
+from thoonk_jobs.request import Call
 from thoonk_jobs.timing import JUMP
 
 _numbers = itertools.count(1)
 OUTCOMES = (None, *Outcome)
 ALWAYS_NEWS = ("pause", "watch", "probe")
 """Scripts that answer what they changed, or what there is to read."""
+SWEEPING = ("publish", "finish")
+"""Scripts that forget what is over; what lost its data in that may be over at once."""
 STALLING = ("stall", "fail", "cancel")
 """Scripts that stall a job: one that keep_stalled has no room for is retracted at once."""
 
@@ -129,11 +131,11 @@ class QueueMachine(RuleBasedStateMachine):
         return found
 
     def _is_idempotent(self, call: Call[Any]) -> bool:
-        if (
-            call.script.name == "claim"
-        ):  # it settles what is due, once it is; and who was told in it comes with the next
+        if call.script.name == "claim":  # it settles what is due, once it is; who was told in it comes with the next
             late = alarm(self.client.hgetall(self.keys.keys[0])) <= self.oracle.now
             return not late and not self.client.zscore(f"{self.keys.base}:told", self.process)
+        if call.script.name in SWEEPING and self.oracle.is_swept():
+            return False
         return call.script.name not in (ALWAYS_NEWS if self.oracle.keep_stalled > 1 else (*ALWAYS_NEWS, *STALLING))
 
     def end(self, back: int = 0, *, short: bool = False, everybody: bool = False) -> int:
@@ -151,7 +153,7 @@ class QueueMachine(RuleBasedStateMachine):
         if number is not None and not self.limited:
             assert reply.number == number, f"the place in line is {reply.number}, not {number}"
         answer = call.read(reply.answer)
-        if isinstance(answer, calls.Published):
+        if isinstance(answer, request.Published):
             answer = answer.answers
         return answer[0] if isinstance(answer, list) and len(answer) == 1 else answer
 
@@ -390,9 +392,10 @@ class QueueMachine(RuleBasedStateMachine):
 
     def settle(self, *, keeper: bool = False) -> None:
         late = keeper and self.oracle.rang(self.process)
-        self.oracle.settle()
-        self.end(everybody=late)
         for _ in range(2):  # what the first stalls, the second may find to be too much
+            self.oracle.settle()
+        self.end(everybody=late)
+        for _ in range(2):
             self.answer(calls.settle(self.keys, keeper=keeper))
         self.agree()
 
@@ -503,10 +506,10 @@ class QueueMachine(RuleBasedStateMachine):
 def _kind(answer: Any) -> Any:
     if isinstance(answer, ThoonkError):
         return type(answer)
-    if isinstance(answer, calls.Look):
+    if isinstance(answer, request.Look):
         return [(taken.id, taken.token) for taken in answer.taken]
-    if isinstance(answer, calls.Probe):
-        return tuple(answer)
+    if isinstance(answer, request.Probe):
+        return answer[:2]
     return answer[0] if isinstance(answer, tuple) else answer
 
 

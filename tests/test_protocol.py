@@ -15,7 +15,8 @@ import redis
 from thoonk_jobs import Outcome, Queue
 
 KEYS = """meta settings limits record payload result names tickets tickets_before scheduled dated waiting parked
-    available claimed stalled finished unheard bare expiring keyed watchers reports waiters events""".split()  # noqa: SIM905
+    available claimed stalled finished unheard bare expiring keyed watchers reports waiters
+    told room events""".split()  # noqa: SIM905
 NAN = float("nan")
 
 
@@ -29,9 +30,10 @@ class OtherClient:
         source = (self.scripts / f"{name}.lua").read_text()
         arguments = (len(self.keys), *self.keys, "", "other", *args)
         try:
-            return self.client.evalsha(hashlib.sha1(source.encode()).hexdigest(), *arguments)
+            reply = self.client.evalsha(hashlib.sha1(source.encode()).hexdigest(), *arguments)
         except redis.exceptions.NoScriptError:
-            return self.client.evalsha(self.client.script_load(source), *arguments)
+            reply = self.client.evalsha(self.client.script_load(source), *arguments)
+        return reply[5]
 
     def publish(self, id: str, data: object) -> bytes:
         text = json.dumps(data, separators=(",", ":"), sort_keys=True, ensure_ascii=False).encode()
@@ -63,7 +65,7 @@ def test_what_another_client_publishes_is_done_here_and_the_same_id_is_the_same_
 def test_another_client_claims_and_finishes_what_is_published_here(other: OtherClient, queue: Queue):
     job = queue.publish({"to": "bob"})
 
-    id, record, data, error = other.call("claim", "lane", "1", 1, 30_000, "other@there", "")[2:]
+    id, record, data, error = other.call("claim", "lane", "1", 1, 30_000, "other@there", "")[1:]
     assert (id.decode(), json.loads(data[1:]), error) == (job.id, {"to": "bob"}, None)
     token = int(struct.unpack_from(">d", record[record.rindex(b"other@there") :].split(b"\0", 3)[3], 1)[0])
     assert other.call("finish", id, token, b'j"sent"') == [9]

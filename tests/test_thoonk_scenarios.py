@@ -11,15 +11,13 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-import redis
-from helpers import SOON, in_thread, taken, until
+from helpers import SOON, in_thread, taken, until, waiting
 
 from thoonk_jobs import (
     InvalidArgument,
     Job,
     JobNotFound,
     Outcome,
-    Queue,
     StaleClaim,
     State,
     TransitionRefused,
@@ -59,11 +57,6 @@ def process() -> Iterator[Callable[..., Process]]:
     yield start
     for one in started:
         one.kill()
-
-
-def waiting(client: redis.Redis, queue: Queue) -> int:
-    """How many processes are registered as waiting for jobs."""
-    return int(client.zcard(f"{queue.keys.base}:waiters"))
 
 
 def test_t1_an_item_published_without_an_id_gets_one_and_is_claimed_and_finished_with_a_result(queue):
@@ -422,7 +415,7 @@ def test_t34_the_job_of_a_worker_killed_after_its_claim_is_run_by_a_worker_that_
     job = queue.publish("letter")
     victim = process(WORKER, url, namespace, "0.6")
     assert victim.hear() == f"{job.id} 0"
-    waits = in_thread(lambda: queue.get(timeout=SOON))
+    waits = in_thread(queue.get)
 
     os.kill(victim.popen.pid, signal.SIGKILL)
 

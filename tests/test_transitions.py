@@ -12,9 +12,9 @@ from audit import changed
 from desk import STATES, Desk, plain
 
 from thoonk_jobs import Broker, calls
-from thoonk_jobs.calls import Call
 from thoonk_jobs.errors import JobExists, JobNotFound, NotUnique, StaleClaim, ThoonkError, TransitionRefused
 from thoonk_jobs.machine import CODES, ROWS, TRANSITIONS, Outcome, State
+from thoonk_jobs.request import Call
 
 JOB, OTHER = "job", "other"
 NO_TOKEN = 12345
@@ -386,7 +386,7 @@ def test_a_token_that_does_not_fit_is_refused_in_any_state_and_changes_nothing(d
     before = desk.contents()
 
     for request in CLAIMANTS:
-        for wrong in (token - 1, NO_TOKEN, "x", "nan", "-1"):
+        for wrong in (token + 0.5, NO_TOKEN, "x", "nan", "-1"):
             answer = desk.ask(request.call(desk, recipe.state, wrong))
             assert type(answer) is StaleClaim, f"{request.row} with token {wrong}"
             assert answer.state is recipe.state
@@ -404,9 +404,11 @@ def _arrange(desk: Desk, recipe: Recipe, request_: Request) -> int:
 
 
 def _was_answered(before: Any, request_: Request) -> bool:
-    """Whether the job's last row is one by which the script knows this request from before."""
+    """Whether the script knows this request from before: a claimant's by the end of its claim, another's by the row."""
     job = before.jobs.get(JOB.encode())
-    return job is not None and job.via in {CODES[row] for row in request_.rows}
+    if job is None:
+        return False
+    return (job.ended_by if request_.who == "claimant" else job.via) in {CODES[row] for row in request_.rows}
 
 
 def _assert_moved(before: Any, after: Any, name: str, was: State) -> None:

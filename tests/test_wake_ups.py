@@ -12,6 +12,7 @@ import redis
 from desk import Desk, Line
 
 from thoonk_jobs import Broker, calls
+from thoonk_jobs.request import Call, Reply
 from thoonk_jobs.timing import GONE_AT_ONCE, TOLD_FOR
 
 
@@ -26,7 +27,7 @@ def line(desk: Desk) -> Iterator[Line]:
         yield Line(desk, stack)
 
 
-def _ids(reply: calls.Reply) -> list[str]:
+def _ids(reply: Reply) -> list[str]:
     return [taken.id for taken in reply.answer.taken]
 
 
@@ -269,7 +270,7 @@ def test_a_claim_that_does_not_wait_leaves_the_told_as_they_are(desk: Desk, line
 # 7. Going back in line.
 
 
-def _ends(desk: Desk) -> dict[str, calls.Call[Any]]:
+def _ends(desk: Desk) -> dict[str, Call[Any]]:
     token = desk.take("a")
     keys = desk.keys
     return {
@@ -387,8 +388,18 @@ def test_what_is_due_within_a_millisecond_is_due_when_the_alarm_rings(desk: Desk
 # 9 and 10. Who keeps the time, and what it does.
 
 
-def test_the_first_who_waits_keeps_the_time(desk: Desk):
-    assert [desk.look(process).keeper for process in ("p1", "p2", "p1")] == [1, 0, 1]
+def test_the_first_who_waits_keeps_the_time(desk: Desk, line: Line):
+    line.wait("p1", "p2")
+
+    assert [desk.look(process).keeper for process in ("p1", "p2")] == [1, 0]
+
+
+def test_who_waits_when_the_keeper_is_gone_keeps_the_time(desk: Desk, line: Line):
+    desk.look("gone")
+
+    line.wait("p1")
+
+    assert desk.audit()["meta"][b"keeper"] == b"p1"
 
 
 def test_who_acts_on_an_alarm_keeps_the_time_from_now_on(desk: Desk, line: Line):
@@ -536,11 +547,11 @@ def test_a_probe_tells_of_data_that_was_lost(desk: Desk):
 
 def test_a_probe_tells_whether_the_alarm_is_late(desk: Desk):
     _publish(desk, "a", delay=5)
-    assert desk.reply(calls.probe(desk.keys, "nonce"), "p1").answer.late is False
+    assert desk.reply(calls.probe(desk.keys, "nonce"), "p1").answer.late == 0
 
     desk.advance(5)
 
-    assert desk.reply(calls.probe(desk.keys, "nonce"), "p1").answer.late is True
+    assert desk.reply(calls.probe(desk.keys, "nonce"), "p1").answer.late == 1
 
 
 def test_a_probe_forgets_what_was_kept_long_enough(desk: Desk):

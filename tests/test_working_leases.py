@@ -96,7 +96,7 @@ def test_a_lease_cut_short_by_hand_is_noticed_by_those_who_wait(queue, elsewhere
 
 
 def claimed_by(queue: Queue, ticket: str) -> list[tuple[str, int]]:
-    call = calls.claim(queue.keys, "lane", ticket, 2, 30, "worker", wait=False)
+    call = calls.claim(queue.keys, "lane", ticket, 2, 30, "worker")
     return [(taken.id, taken.token) for taken in queue.session.wire.run(call).taken]
 
 

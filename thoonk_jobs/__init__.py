@@ -1,5 +1,8 @@
 """An event-driven job broker on Redis and Valkey; the public names, nothing else."""
 
+from thoonk_jobs.aio import AsyncBroker
+from thoonk_jobs.aio_claim import AsyncClaim, AsyncJob
+from thoonk_jobs.aio_queue import AsyncQueue
 from thoonk_jobs.claim import Claim, Job
 from thoonk_jobs.client import Broker
 from thoonk_jobs.embedded import EmbeddedServer
@@ -27,6 +30,10 @@ from thoonk_jobs.publication import Publish
 from thoonk_jobs.queue import Queue
 
 __all__ = [
+    "AsyncBroker",
+    "AsyncClaim",
+    "AsyncJob",
+    "AsyncQueue",
     "Broker",
     "BrokerClosed",
     "BrokerUnavailable",

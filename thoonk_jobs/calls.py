@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 from thoonk_jobs import errors, record
+from thoonk_jobs.ids import new_id
 from thoonk_jobs.job import Stored
 from thoonk_jobs.keys import LAYOUT_VERSION, QueueKeys, decode, encode, layout_key, queues_key
 from thoonk_jobs.machine import State
 from thoonk_jobs.publication import Publication
-from thoonk_jobs.scripts import SCRIPTS, Script
-
-T = TypeVar("T")
-Arg = str | bytes | int | float
-
-AT_ONCE = 500
-"""Items that one script call takes at most."""
-BYTES_AT_ONCE = 4 * 1024 * 1024
-"""Bytes of data that one script call takes at most, unless it has a single item."""
+from thoonk_jobs.request import Arg, Call, Command, Look, Probe, Published, Refusals, Taken
+from thoonk_jobs.scripts import SCRIPTS
 
 # The keys of each state's jobs, in the order in which they are listed.
 INDEXES = {
@@ -33,86 +26,6 @@ INDEXES = {
 _ORDERED_MEMBERS = ("waiting", "parked", "available")
 
 
-@dataclass(frozen=True, slots=True)
-class Call(Generic[T]):
-    """A script call.
-
-    read     turns the answer into what the caller wants.
-    job_ids  what a publish tried to publish.
-    back     jobs that this process would wait for if there are none for it at the end of the call; 0: it does not.
-    """
-
-    script: Script
-    keys: QueueKeys
-    args: tuple[Arg, ...]
-    read: Callable[[Any], T]
-    job_ids: tuple[str, ...] = ()
-    back: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Command(Generic[T]):
-    """A plain command outside the slot of a queue."""
-
-    args: tuple[Arg, ...]
-    read: Callable[[Any], T]
-
-
-class Taken(NamedTuple):
-    """A job that a claim got."""
-
-    id: str
-    stored: Stored
-    token: int
-
-
-class Reply(NamedTuple):
-    """What every script replies.
-
-    now, skew  of the queue's elapsed clock, in ms.
-    number     of the place in line at which this process waits for jobs since this call; 0 for none.
-    alarm      ms until something is due; -1 for never.
-    keeper     1: this process keeps the time.
-    """
-
-    now: int
-    skew: int
-    number: int
-    alarm: int
-    keeper: int
-    answer: Any
-
-
-class Look(NamedTuple):
-    """What a look at a queue found. more: something else is due, look again at once."""
-
-    more: bool
-    taken: list[Taken]
-
-
-class Probe(NamedTuple):
-    """What a probe told: the number under which this process waits, 0 for none, and whether the alarm is late."""
-
-    number: int
-    late: bool
-
-
-class Published(NamedTuple):
-    """The answer to a publish.
-
-    new_queue  the queue held nothing before: it is to be entered in the list of queues.
-    more       finished jobs are over that were not forgotten yet: settle.
-    answers    of each job, the id and record that it has now, or why it was refused.
-    """
-
-    new_queue: bool
-    more: bool
-    answers: list[tuple[str, Stored] | errors.ThoonkError]
-
-
-Refusals = list[errors.ThoonkError | None]
-
-
 def publish(keys: QueueKeys, publications: Sequence[Publication]) -> Call[Published]:
     """Publishes up to AT_ONCE jobs."""
 
@@ -121,7 +34,8 @@ def publish(keys: QueueKeys, publications: Sequence[Publication]) -> Call[Publis
         return Published(bool(reply[0] & 1), bool(reply[0] & 2), answers)
 
     args = tuple(arg for job in publications for arg in (job.id, job.digest, job.spec, job.body))
-    return Call(SCRIPTS["publish"], keys, args, read, tuple(job.id for job in publications))
+    ids = tuple(job.id for job in publications)
+    return Call(SCRIPTS["publish"], keys, args, read, ids, width=len(ids), head=1)
 
 
 def _published(keys: QueueKeys, asked: Publication, answer: Any) -> tuple[str, Stored] | errors.ThoonkError:
@@ -160,7 +74,7 @@ def settle(keys: QueueKeys, *, keeper: bool = False) -> Call[bool]:
 
 def probe(keys: QueueKeys, nonce: str) -> Call[Probe]:
     """Sends a nonce to this process's own channel, and asks what it should know."""
-    return Call(SCRIPTS["probe"], keys, (nonce,), lambda answer: Probe(answer[0], bool(answer[1])))
+    return Call(SCRIPTS["probe"], keys, (nonce,), lambda answer: Probe(*answer))
 
 
 def leave_line(keys: QueueKeys) -> Call[None]:
@@ -168,7 +82,7 @@ def leave_line(keys: QueueKeys) -> Call[None]:
     return Call(SCRIPTS["leave"], keys, (), lambda _: None)
 
 
-def _verb(keys: QueueKeys, name: str, *items: tuple[Arg, ...], asked: str = "") -> Call[Refusals]:
+def _verb(keys: QueueKeys, name: str, *items: tuple[Arg, ...], asked: str = "", back: int = 0) -> Call[Refusals]:
     """A call of a script that takes items, each with the job's id first, and answers a number or a refusal for each."""
 
     def read(reply: list[Any]) -> Refusals:
@@ -178,27 +92,37 @@ def _verb(keys: QueueKeys, name: str, *items: tuple[Arg, ...], asked: str = "") 
             for item, answer in zip(items, reply, strict=True)
         ]  # fmt: skip
 
-    return Call(SCRIPTS[name], keys, tuple(arg for item in items for arg in item), read)
+    args = tuple(arg for item in items for arg in item)
+    return Call(SCRIPTS[name], keys, args, read, back=back, width=len(items))
 
 
-def finish(keys: QueueKeys, id: str, token: int, result: bytes) -> Call[Refusals]:
+def finish(keys: QueueKeys, id: str, token: int, result: bytes, *, back: int = 0) -> Call[Refusals]:
     """Ends a claim with success. result: encoded, or b"" for none."""
-    return _verb(keys, "finish", (id, token, result))
+    return _verb(keys, "finish", (id, token, result), back=back)
 
 
-def fail(keys: QueueKeys, id: str, token: int, error: bytes, *, final: bool, delay: float) -> Call[Refusals]:
+def fail(
+    keys: QueueKeys, id: str, token: int, error: bytes, *, final: bool, delay: float, back: int = 0
+) -> Call[Refusals]:  # fmt: skip
     """Ends a claim with a failed attempt. delay: seconds before another one, if one is left."""
-    return _verb(keys, "fail", (id, token, error, "1" if final else "", round(delay * 1000)))
+    return _verb(keys, "fail", (id, token, error, "1" if final else "", round(delay * 1000)), back=back)
 
 
-def cancel(keys: QueueKeys, id: str, token: int, reason: str, delay: float, *, counted: bool = True) -> Call[Refusals]:
+def cancel(
+    keys: QueueKeys, id: str, token: int, reason: str, delay: float, *, counted: bool = True, back: int = 0
+) -> Call[Refusals]:  # fmt: skip
     """Gives a claimed job back. counted: False for a claim that is given back at no cost."""
-    return _verb(keys, "cancel", (id, token, reason, round(delay * 1000), "1" if counted else ""))
+    return _verb(keys, "cancel", (id, token, reason, round(delay * 1000), "1" if counted else ""), back=back)
 
 
-def stall(keys: QueueKeys, id: str, reason: str, token: int | None = None) -> Call[Refusals]:
+def give_back(keys: QueueKeys, id: str, token: int) -> Call[Refusals]:
+    """A claim that its process does not need, at no cost to the job."""
+    return cancel(keys, id, token, "", 0, counted=False)
+
+
+def stall(keys: QueueKeys, id: str, reason: str, token: int | None = None, *, back: int = 0) -> Call[Refusals]:
     """Sets a job aside: the claimant's with its token, any live one without."""
-    return _verb(keys, "stall", (id, "" if token is None else token, reason))
+    return _verb(keys, "stall", (id, "" if token is None else token, reason), back=back)
 
 
 def renew(keys: QueueKeys, claims: Sequence[tuple[str, int, float]]) -> Call[Refusals]:
@@ -213,19 +137,25 @@ def report(keys: QueueKeys, id: str, token: int, kind: str, number: int, data: b
 
 
 def operate(keys: QueueKeys, verb: str, ids: Sequence[str]) -> Call[Refusals]:
-    """An operator's retry, rerun or retract."""
-    return _verb(keys, verb, *((id,) for id in ids))
+    """An operator's retry, rerun or retract, under a name by which it is known when it is sent again."""
+    request = new_id()[:16]
+    return _verb(keys, verb, *((id, request) for id in ids))
 
 
 def watch(keys: QueueKeys, ids: Sequence[str], *, on: bool) -> Call[list[State]]:
     """This process waits for the end of these jobs, or no more; answers their states."""
     states = list(State)
-    return Call(SCRIPTS["watch"], keys, ("1" if on else "0", *ids), lambda reply: [states[code] for code in reply])
+    args = tuple(arg for id in ids for arg in (id, "1" if on else "0"))
+    return Call(SCRIPTS["watch"], keys, args, lambda answer: [states[code] for code in answer], width=len(ids))
 
 
 def read(keys: QueueKeys, ids: Sequence[str]) -> Call[list[Stored | None]]:
     """What is kept of up to AT_ONCE jobs; None where nothing is."""
-    return Call(SCRIPTS["read"], keys, tuple(ids), lambda reply: [job and Stored(*job) for job in reply])
+
+    def stored(answer: list[Any]) -> list[Stored | None]:
+        return [job and Stored(*job) for job in answer]
+
+    return Call(SCRIPTS["read"], keys, tuple(ids), stored, width=len(ids))
 
 
 def reports(keys: QueueKeys, id: str, kind: str, after: bytes, most: int) -> Call[list[tuple[bytes, bytes]]]:

@@ -154,7 +154,7 @@ def _operator_command(verb: str, told: str) -> None:
     ) -> None:
         with _broker(url, namespace) as broker:
             getattr(broker.queue(queue), verb)(id)
-            state = broker.queue(queue).state_of(id)
+            state = broker.queue(queue).do(broker.queue(queue).state_of(id))
         _say(as_json, {"id": id, "queue": queue, "state": state}, f"job {id!r} of queue {queue!r} is {state}")
 
     app.command(verb, help=told)(command)

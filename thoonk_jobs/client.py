@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, Self
 
 from thoonk_jobs import arguments, calls
+from thoonk_jobs.blocking import BlockingSession
 from thoonk_jobs.claim import Job
 from thoonk_jobs.config import Config
 from thoonk_jobs.errors import BrokerClosed
@@ -16,7 +17,6 @@ from thoonk_jobs.job import Stored
 from thoonk_jobs.keys import QueueKeys
 from thoonk_jobs.machine import State
 from thoonk_jobs.queue import Queue
-from thoonk_jobs.session import Session
 
 _brokers: weakref.WeakSet[Broker] = weakref.WeakSet()
 
@@ -46,7 +46,7 @@ class Broker:
         self.config = Config.make(url, namespace, publisher, retry_for, redis_options)
         self._clock: Callable[[], int | None] = lambda: None
         self._lock = threading.Lock()
-        self._session: Session | None = None
+        self._session: BlockingSession | None = None
         self._closed = False
         _brokers.add(self)
 
@@ -60,13 +60,13 @@ class Broker:
         return f"<Broker {self.config.url!r} namespace {self.config.namespace!r}>"
 
     @property
-    def session(self) -> Session:
+    def session(self) -> BlockingSession:
         """What this process has of the broker; made on first use."""
         with self._lock:
             if self._closed:
                 raise BrokerClosed("this broker was closed; make another one")
             if self._session is None:
-                self._session = Session(self.config, self._make_job, lambda: self._clock())
+                self._session = BlockingSession(self.config, self._make_job, lambda: self._clock())
             return self._session
 
     def _make_job(self, keys: QueueKeys, id: str, stored: Stored | None) -> Job:
@@ -75,7 +75,7 @@ class Broker:
     @property
     def url(self) -> str:
         """With which another process, and any Redis client, reaches the same server; starts an embedded one."""
-        return self.session.wire.url
+        return self.session.server.start()
 
     def queue(self, name: str) -> Queue:
         """A queue by its name, 1-200 characters; it need not exist."""
@@ -83,7 +83,7 @@ class Broker:
 
     def queues(self) -> list[str]:
         """The names of all queues that were published to or configured, sorted."""
-        return self.session.wire.run(calls.queues(self.config.namespace))
+        return self.session.run(calls.queues(self.config.namespace))
 
     def counts(self) -> dict[str, dict[State, int]]:
         """How many jobs are in each state of each queue."""
@@ -91,7 +91,7 @@ class Broker:
 
     def ping(self) -> None:
         """Returns when the server answered. Raises BrokerUnavailable, ConfigError or IncompatibleServer."""
-        self.session.wire.run(calls.ping())
+        self.session.run(calls.ping())
 
     def join(self, timeout: Any = None) -> None:
         """Wait until for every on_finish registered here it has been called, or its job is stalled.

@@ -11,98 +11,76 @@ from contextlib import suppress
 from itertools import count
 from typing import Any, Protocol, TypeVar
 
-from thoonk_jobs import calls
-from thoonk_jobs.calls import AT_ONCE, Call, Look
+from thoonk_jobs import calls, request
 from thoonk_jobs.errors import BrokerUnavailable
 from thoonk_jobs.job import Stored
 from thoonk_jobs.keys import QueueKeys
 from thoonk_jobs.machine import LIVE, State
+from thoonk_jobs.request import AT_ONCE, Call, Look
 
 T = TypeVar("T")
 Flow = Generator[Any, Any, T]
 
 
-class Bell(Protocol):
-    """Rings when it is time to look again. Its steps are yielded, for a driver to wait on."""
-
-    def clear(self) -> None: ...
-    def pause(self, timeout: float | None) -> Any: ...
-    def close(self) -> None: ...
-
-
 class Ears(Protocol):
-    """Where bells come from; a step that is yielded, and answered once the subscription is confirmed."""
+    """Where the waiting of a process is done; what is yielded is a step for its driver."""
 
-    def listen(self, keys: QueueKeys, id: str | None, timeout: float | None) -> Any: ...
+    looks_first: bool
+
+    def placed(self, keys: QueueKeys) -> bool: ...
+    def look(self, call: Call[Look]) -> Any: ...
+    def stand_in_line(self, keys: QueueKeys, n: int, lease: float, timeout: float | None) -> Any: ...
+    def listen(self, keys: QueueKeys, id: str, timeout: float | None) -> Any: ...
+    def pause(self, bell: Any, timeout: float | None) -> Any: ...
     def hears(self, keys: QueueKeys) -> bool: ...
-    def wanted(self, keys: QueueKeys, id: str) -> bool: ...
+    def unlisten(self, keys: QueueKeys, id: str, bell: Any) -> None: ...
 
 
 def take(
-    ears: Ears, keys: QueueKeys, look: Callable[[bool], Call[Look]], timeout: float | None
-) -> Flow[list[calls.Taken]]:  # fmt: skip
-    """Takes what there is, or waits for it: timeout 0 looks once, None waits for ever.
+    ears: Ears, keys: QueueKeys, look: Callable[[], Call[Look]], n: int, lease: float, timeout: float | None
+) -> Flow[list[request.Taken]]:  # fmt: skip
+    """Takes up to n jobs, or waits for the first: timeout 0 looks once, None waits for ever.
 
-    look  makes the claim call; True asks the server to tell this process when jobs may be there.
+    look  makes the claim call of a get that does not wait.
+
+    Where this process waits already and was told nothing, there is nothing to look at.
     """
-    until = None if timeout is None else time.monotonic() + timeout
-    found = yield from _look_once(look, wait=False)
-    if found.taken or timeout == 0:
-        return found.taken
-    bell: Bell = yield ears.listen(keys, None, timeout)
-    try:
-        while True:
-            bell.clear()
-            found = Look(False, [])
-            if ears.hears(keys):  # else there is an outage: the bell rings at its end
-                with suppress(BrokerUnavailable):
-                    found = yield from _look_once(look, wait=True)
-            left = _left(until)
-            if found.taken or left == 0:
-                return found.taken
-            yield bell.pause(left)
-    finally:
-        bell.close()
+    if timeout == 0 or (ears.looks_first and not ears.placed(keys)):
+        found = Look(True, [])
+        while found.more and not found.taken:
+            found = yield ears.look(look())
+        if found.taken or timeout == 0:
+            return found.taken
+    taken: list[request.Taken] = yield ears.stand_in_line(keys, n, lease, timeout)
+    return taken
 
 
 def _left(until: float | None) -> float | None:
     return None if until is None else max(0.0, until - time.monotonic())
 
 
-def _look_once(look: Callable[[bool], Call[Look]], *, wait: bool) -> Flow[Look]:
-    while True:
-        found: Look = yield look(wait)
-        if found.taken or not found.more:
-            return found
-
-
-def _sooner(*spans: float | None) -> float | None:
-    return min((span for span in spans if span is not None), default=None)
-
-
 def wait_for_end(ears: Ears, keys: QueueKeys, id: str, timeout: float | None) -> Flow[Stored | None]:
     """What is kept of a job once it is finished or stalled; None when it is gone. Raises TimeoutError."""
     until = None if timeout is None else time.monotonic() + timeout
-    bell: Bell = yield ears.listen(keys, id, timeout)
+    bell: Any = yield ears.listen(keys, id, timeout)
     state: State | None = None
     try:
         while True:
             bell.clear()
-            if state is None or ears.hears(keys):  # else there is an outage: the bell rings at its end
+            if state is None:
                 [state] = yield calls.watch(keys, [id], on=True)
+            elif ears.hears(keys):  # else there is an outage: the bell rings at its end
+                with suppress(BrokerUnavailable):
+                    [state] = yield calls.watch(keys, [id], on=True)
             if state not in LIVE or state is State.STALLED:
                 [stored] = yield calls.read(keys, [id])
                 return stored  # type: ignore[no-any-return]
             left = _left(until)
             if left == 0:
                 raise TimeoutError(f"job {id!r} of queue {keys.queue!r} is still {state} after {timeout:g} s")
-            yield bell.pause(left)
+            yield ears.pause(bell, left)
     finally:
-        bell.close()
-        if not ears.wanted(keys, id):
-            yield calls.watch(keys, [id], on=False)
-            if ears.wanted(keys, id):  # a wait or a callback began meanwhile
-                yield calls.watch(keys, [id], on=True)
+        ears.unlisten(keys, id, bell)
 
 
 def jobs_page(
@@ -166,15 +144,16 @@ def delete_queue(keys: QueueKeys) -> Flow[None]:
             yield from operate_on_all(keys, "retract", state)
 
 
-def in_parts(items: list[T], size: Callable[[T], int]) -> Iterator[list[T]]:
-    """The items in lists that one script call takes."""
+def in_parts(items: list[T], size: Callable[[T], int], width: Callable[[T], int] = lambda _: 1) -> Iterator[list[T]]:
+    """The items in lists that one script call takes; width: how many it counts for."""
     part: list[T] = []
-    weight = 0
+    number = weight = 0
     for item in items:
-        if part and (len(part) == AT_ONCE or weight + size(item) > calls.BYTES_AT_ONCE):
+        if part and (number + width(item) > AT_ONCE or weight + size(item) > request.BYTES_AT_ONCE):
             yield part
-            part, weight = [], 0
+            part, number, weight = [], 0, 0
         part.append(item)
+        number += width(item)
         weight += size(item)
     if part:
         yield part

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from thoonk_jobs import calls
-from thoonk_jobs.calls import AT_ONCE
-from thoonk_jobs.drive import Wire
-from thoonk_jobs.errors import BrokerClosed, JobNotFound, StaleClaim, ThoonkError
+from thoonk_jobs import calls, request
+from thoonk_jobs.errors import JobNotFound, StaleClaim, ThoonkError
 from thoonk_jobs.keys import QueueKeys
 from thoonk_jobs.logs import log
+from thoonk_jobs.request import AT_ONCE
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from thoonk_jobs.engine import Engine
 
 
 class Held(Protocol):
@@ -29,34 +34,34 @@ class Held(Protocol):
 
 
 class Leases:
-    """All claims of a process; those with `renewed` are renewed when a third of their lease is over."""
+    """All claims of a process; those with `renewed` are renewed when a third of their lease is over.
 
-    def __init__(self, wire: Wire) -> None:
-        self._wire = wire
+    Any thread may hold and drop claims; renewals are the engine's.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._held: dict[tuple[str, str, int], Held] = {}
         self._next: dict[tuple[str, str, int], float] = {}
-        self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
+        self._planned = math.inf
+        self._timer: asyncio.TimerHandle | None = None
 
-    def hold(self, claim: Held) -> None:
-        """Keeps a new claim. Raises BrokerClosed, and gives it back, if the broker was closed while it was taken."""
+    def hold(self, claim: Held, engine: Engine) -> None:
+        """Keeps a new claim."""
         name = (claim.keys.base, claim.id, claim.token)
-        if self._wire.closed.is_set():
-            self._return(claim)
-            raise BrokerClosed("the broker was closed while this call waited")
-        with self._changed:
+        with self._lock:
             self._held[name] = claim
             if not claim.renewed:
                 return
-            self._next[name] = time.monotonic() + claim.lease / 3
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="thoonk-leases", daemon=True)
-                self._thread.start()
-            self._changed.notify_all()
+            self._next[name] = at = time.monotonic() + claim.lease / 3
+            sooner = at < self._planned
+            self._planned = min(at, self._planned)
+        if sooner:
+            engine.post(self._plan, engine)
 
     def drop(self, keys: QueueKeys, id: str, token: int) -> Held | None:
         """The claim ended; returns it if it was held."""
-        with self._changed:
+        with self._lock:
             self._next.pop((keys.base, id, token), None)
             return self._held.pop((keys.base, id, token), None)
 
@@ -66,69 +71,67 @@ class Leases:
             log.warning("claim_lost", queue=keys.queue, job_id=id)
             claim.lose()
 
-    def give_back(self, claims: Iterable[Held] | None = None) -> None:
+    def holds(self, keys: QueueKeys) -> bool:
+        """Whether a claim of a job of this queue is held."""
+        with self._lock:
+            return any(base == keys.base for base, _, _ in self._held)
+
+    async def give_back(self, engine: Engine, claims: Iterable[Held] | None = None) -> None:
         """Returns these claims, or all that are still held, at no cost to their jobs."""
-        with self._changed:
-            held = list(self._held.values()) if claims is None else claims
+        with self._lock:
+            held = list(self._held.values()) if claims is None else list(claims)
+        by_queue: dict[QueueKeys, list[Held]] = defaultdict(list)
         for claim in held:
             self.drop(claim.keys, claim.id, claim.token)
-            self._return(claim)
+            claim.lose()
+            by_queue[claim.keys].append(claim)
+        for keys, some in by_queue.items():
+            for at in range(0, len(some), AT_ONCE):
+                returned = [calls.give_back(keys, claim.id, claim.token) for claim in some[at : at + AT_ONCE]]
+                try:
+                    await engine.run_last(request.merged(returned))
+                except ThoonkError as error:
+                    log.warning("claims_left_to_their_leases", queue=keys.queue, error=str(error))
 
-    def _return(self, claim: Held) -> None:
-        claim.lose()
-        try:
-            self._wire.run_last(calls.cancel(claim.keys, claim.id, claim.token, "its broker closed", 0, counted=False))
-        except ThoonkError as error:
-            log.warning("claim_left_to_its_lease", queue=claim.keys.queue, job_id=claim.id, error=str(error))
-
-    def look_at_all(self, keys: QueueKeys) -> None:
+    def look_at_all(self, keys: QueueKeys, engine: Engine) -> None:
         """News may have been missed: renews what is renewed anyway at once, which tells what was lost."""
-        with self._changed:
+        with self._lock:
             for name in self._next:
                 if name[0] == keys.base:
                     self._next[name] = 0.0
-            self._changed.notify_all()
+        self._plan(engine)
 
-    def _run(self) -> None:
-        while not self._wire.closed.is_set():
-            due = self._due()
-            try:
-                for claims in due.values():
-                    for at in range(0, len(claims), AT_ONCE):
-                        self._renew(claims[at : at + AT_ONCE])
-            except BrokerClosed:
-                return
-            except ThoonkError as error:
-                log.warning("renewal_failed", error=str(error))
+    def _plan(self, engine: Engine) -> None:
+        with self._lock:
+            self._planned = min(self._next.values(), default=math.inf)
+        if self._timer:
+            self._timer.cancel()
+        if self._planned < math.inf:
+            self._timer = engine.loop.call_at(self._planned, self._renew_due, engine)
 
-    def _due(self) -> dict[str, list[Held]]:
-        """Waits until renewals are due, then returns those claims, by queue; nothing when the broker closes."""
-        by_queue: dict[str, list[Held]] = defaultdict(list)
-        with self._changed:
-            if self._wire.closed.is_set():
-                return by_queue
-            now = time.monotonic()
-            soonest = min(self._next.values(), default=None)
-            if soonest is None or soonest > now:
-                self._changed.wait(None if soonest is None else soonest - now)
-                return by_queue
+    def _renew_due(self, engine: Engine) -> None:
+        due: dict[QueueKeys, list[Held]] = defaultdict(list)
+        now = time.monotonic()
+        with self._lock:
             for name, at in self._next.items():
                 if at <= now:
                     claim = self._held[name]
                     self._next[name] = now + claim.lease / 3
-                    by_queue[name[0]].append(claim)
-        return by_queue
+                    due[claim.keys].append(claim)
+        for keys, claims in due.items():
+            for at_once in range(0, len(claims), AT_ONCE):
+                engine.start(self._renew(engine, keys, claims[at_once : at_once + AT_ONCE]))
+        self._plan(engine)
 
-    def _renew(self, claims: list[Held]) -> None:
-        keys = claims[0].keys
-        refusals = self._wire.run(calls.renew(keys, [(claim.id, claim.token, claim.lease) for claim in claims]))
+    async def _renew(self, engine: Engine, keys: QueueKeys, claims: list[Held]) -> None:
+        call = calls.renew(keys, [(claim.id, claim.token, claim.lease) for claim in claims])
+        try:
+            refusals = await engine.run(call)
+        except ThoonkError as error:
+            log.warning("renewal_failed", queue=keys.queue, error=str(error))
+            return
         for claim, refusal in zip(claims, refusals, strict=True):
-            if isinstance(refusal, StaleClaim | JobNotFound):  # any other: it ended while this call was on its way
+            if isinstance(refusal, StaleClaim | JobNotFound):
                 self.lost(keys, claim.id, claim.token)
-
-    def close(self) -> None:
-        """Ends the thread. The wire is closed first."""
-        with self._changed:
-            self._changed.notify_all()
-        if self._thread and self._thread is not threading.current_thread():
-            self._thread.join(5)
+            elif refusal:  # it ended while this call was on its way, or its end was cancelled on its way
+                self.drop(keys, claim.id, claim.token)

@@ -1,12 +1,22 @@
-"""What a process hears on its channel: kinds of news, and how the ids in them are read."""
+"""What a process hears on its channels: kinds of news, and how what they carry is read."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from struct import Struct
 
-WAKE, JOBS, STALLED, CLAIMS = b"w", b"j", b"s", b"c"
+WAKE, JOBS, STALLED, CLAIMS, NONCE = b"w", b"j", b"s", b"c", b"n"
 _NUMBER = Struct(">d")
+
+
+def place(told: bytes) -> int:
+    """The place in line at which somebody is to look."""
+    return int(_NUMBER.unpack(told)[0])
+
+
+def alarm(told: bytes) -> tuple[float, str]:
+    """On the alarm's channel: seconds until something is due, infinite for never, and who keeps the time."""
+    return _NUMBER.unpack_from(told)[0] / 1000, told[_NUMBER.size :].decode()
 
 
 def lost_claims(told: bytes) -> Iterator[tuple[str, int]]:

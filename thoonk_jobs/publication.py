@@ -49,14 +49,16 @@ class Publication:
     callbacks: Callbacks = field(default_factory=Callbacks)
 
 
-def prepare(data: Any, home: str, options: Mapping[str, Any]) -> Publication:
+def prepare(data: Any, home: str, options: Mapping[str, Any], *, coroutines: bool = False) -> Publication:
     """Checks one job. Raises PayloadError or InvalidArgument, which name what cannot be.
 
-    home  the process that is to hear of this job, if it has callbacks.
+    home        the process that is to hear of this job, if it has callbacks.
+    coroutines  callbacks may be coroutine functions.
     """
     given = dict(options)
     id, headers = given.pop("id", None), given.pop("headers", None)
-    callbacks = Callbacks(*(_callable(given.pop(name, None), name) for name in Callbacks.__dataclass_fields__))
+    asked = {name: given.pop(name, None) for name in Callbacks.__dataclass_fields__}
+    callbacks = Callbacks(*(_callable(value, name, coroutines=coroutines) for name, value in asked.items()))
     if headers is not None and not isinstance(headers, dict):
         raise InvalidArgument(f"headers={headers!r} is a {type(headers).__name__}; give a dict with text keys")
     id = new_id() if id is None else arguments.text(id, "id")
@@ -137,10 +139,10 @@ def backoff_delay(text: str, failures: int) -> float:
     return steps[min(failures, len(steps)) - 1] if steps else 0.0
 
 
-def _callable(value: Any, name: str) -> Callback | None:
+def _callable(value: Any, name: str, *, coroutines: bool) -> Callback | None:
     if value is None:
         return None
-    if inspect.iscoroutinefunction(value):
+    if inspect.iscoroutinefunction(value) and not coroutines:
         raise InvalidArgument(f"{name}={value!r} is a coroutine function; this broker calls plain functions")
     if callable(value):
         callback: Callback = value

@@ -42,7 +42,7 @@ TEXTS = (
     ("backoff", "seconds before each further attempt: numbers with commas"),
     ("worker", "claimant: process@host:pid"),
     ("reason", "why it was stalled, cancelled, retracted ..."),
-    ("replacer", "of a unique job: 16 digits of the SHA-1 of the id under which newer data came last"),
+    ("request", "16 digits that name the last replacement, retry or rerun, to know it when it is repeated"),
 )
 RUN = (
     ("outcome", "B", "number of the outcome; 0 while there is none"),
@@ -55,6 +55,8 @@ RUN = (
     ("lost", "H", "claims lost since the last retry or rerun"),
     ("total_failures", "H", "failed attempts in all"),
     ("total_cancels", "H", "cancels in all"),
+    ("ended", "d", "fencing token of the last claim that ended"),
+    ("ended_by", "B", "number of the row by which it ended"),
 )  # counts stop at 65535
 COUNT_LIMIT = 65_535
 

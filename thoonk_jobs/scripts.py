@@ -18,6 +18,10 @@ from thoonk_jobs.machine import CODES, ROWS, Outcome, State, Transition
 # Names in capitals become numbers before the server sees them: each local that a function refers to costs every call.
 _CONSTANTS = record.constants() | timing.constants()
 _CONSTANT = re.compile(rf"\b({'|'.join(_CONSTANTS)})\b")
+# A top-level function of a shared part, with the comment above it.
+_FUNCTION = re.compile(
+    r"(?:^--.*\n)*^(?:local )?function ([\w.]+)\((?:.* end\n|.*\n(?:(?!end\n).*\n)*?end\n)\n?", re.MULTILINE
+)
 _KEY = re.compile(r"\bK\.(\w+)")
 _PLACES = {name: place for place, (name, *_) in enumerate(LAYOUT, 1)}
 SHARED = ("lib", "places", "move", "commit", "waiting", "limits", "watching", "retention", "due")
@@ -67,6 +71,20 @@ def _numbered(code: str) -> str:
     return _CONSTANT.sub(lambda found: _CONSTANTS[found[1]], code)
 
 
+def _needed(shared: str, body: str) -> str:
+    """The shared parts without the functions that the body does not need: each would cost every call of the script."""
+    functions = {found[1]: found[0] for found in _FUNCTION.finditer(shared)}
+    needed: set[str] = set()
+    texts = [body, _FUNCTION.sub("", shared)]
+    while texts:
+        text = texts.pop()
+        for name, code in functions.items():
+            if name not in needed and re.search(rf"\b{re.escape(name)}\b", text):
+                needed.add(name)
+                texts.append(code)
+    return _FUNCTION.sub(lambda found: found[0] if found[1] in needed else "", shared)
+
+
 def _compose(name: str) -> Script:
     body, rows, last = _read(name), [], ""
     header = {"with": "", "flags": "", "args": "none", "replies": ""}
@@ -82,16 +100,18 @@ def _compose(name: str) -> Script:
             break
     shared = (*_ALWAYS, *(part for part in SHARED if part in header["with"].split(", ")))
     reads = "no-writes" in header["flags"]
+    end = "return {T.now, T.skew, 0, -1, 0, answer()}" if reads else "return T.close(answer())"
+    parts = _needed("\n".join(map(_read, shared)), body + end)
     source = "\n".join((
         f"#!lua flags={header['flags']}" if header["flags"] else "#!lua",
         "local EDGES = {",
         *map(_lua_row, rows),
         "}",
-        _numbered("\n".join(map(_read, shared)).replace("WRITES", str(not reads).lower())),
+        _numbered(parts.replace("WRITES", str(not reads).lower())),
         "local function answer()",
         _numbered(body),
         "end",
-        "return {T.now, T.skew, 0, -1, 0, answer()}" if reads else "return T.close(answer())",
+        end,
     ))  # fmt: skip
     sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
     return Script(name, tuple(rows), header["args"], header["replies"], source, sha)

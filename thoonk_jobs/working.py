@@ -1,89 +1,78 @@
-"""A queue from the worker's side, by hand."""
+"""A queue from the worker's side, by hand, as flows."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from thoonk_jobs import arguments, calls, flows
+from thoonk_jobs import arguments, flows, request
 from thoonk_jobs.base import QueueBase
-from thoonk_jobs.claim import Claim, Job, lease_seconds
+from thoonk_jobs.claiming import ClaimCore, JobCore, lease_seconds
 from thoonk_jobs.errors import InvalidArgument, PayloadError, TransitionRefused
-from thoonk_jobs.flows import new_ticket
+from thoonk_jobs.flows import Flow
 
 
 class Working(QueueBase):
     """Taking jobs and ending claims."""
 
-    def get(self, timeout: Any = None, *, lease: Any = 30.0, renew: bool = True) -> Claim | None:
-        """Take the most urgent available job, or None if there is none in time.
+    def _get(self, timeout: Any, lease: Any, renew: bool) -> Flow[Any]:
+        claims = yield from self._get_many(1, timeout, lease, renew)
+        return claims[0] if claims else None
 
-        timeout  seconds to wait; 0 looks once, None waits for ever.
-        lease    seconds until the job is offered to others; renew=True renews it in the background until the claim
-                 ends, is lost, or the broker closes.
-
-        Raises BrokerUnavailable if the server cannot be reached: a job that was taken all the same returns to the
-        queue when its lease ends. Delivery is at least once, so a handler may see the same job twice.
-        """
-        return next(iter(self.get_many(1, timeout, lease=lease, renew=renew)), None)
-
-    def get_many(self, n: int, timeout: Any = None, *, lease: Any = 30.0, renew: bool = True) -> list[Claim]:
-        """Wait for the first job as `get` does, then take what is there, up to n."""
+    def _get_many(self, n: int, timeout: Any, lease: Any, renew: bool) -> Flow[list[Any]]:
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise InvalidArgument(f"n={n!r} is no number of jobs; give 1 or more")
         span, lease = arguments.seconds(timeout, "timeout"), lease_seconds(lease)
-        session = self.session
-        claims: list[Claim] = []
+        claims: list[Any] = []
         try:
             while len(claims) < n:
-                most = min(n - len(claims), calls.AT_ONCE)
-
-                def look(wait: bool, most: int = most) -> calls.Call[calls.Look]:
-                    return calls.claim(self.keys, session.lane(), new_ticket(), most, lease, session.worker, wanted=most if wait else None)
-
-                taken = session.wire.follow(flows.take(session, self.keys, look, 0 if claims else span))
+                most = min(n - len(claims), request.AT_ONCE)
+                taken = yield from self._take(most, lease, 0 if claims else span)
                 for job in taken:
-                    claims += self._hold(job, lease, renew=renew)
+                    claims += yield from self._hold(job, lease, renew=renew)
                 if len(taken) < most and (claims or not taken):
                     break
         except BaseException:
-            session.leases.give_back(claims)  # nobody will get to see them
+            for claim in claims:  # nobody will get to see them
+                self.session.leases.drop(claim.keys, claim.id, claim.token)
+                self.release_claim(claim)
+                claim.lose()
+                self.session.give_back_taken(self.keys, claim)
             raise
         return claims
 
-    def _hold(self, taken: calls.Taken, lease: float, *, renew: bool) -> list[Claim]:
+    def _take(self, most: int, lease: float, span: float | None) -> Flow[list[request.Taken]]:
+        session, lane = self.session, self.session.borrow_lane()
+        session.want(self.keys)  # to be told if a claim is lost, and to have renewals on their way in time
+        try:
+            return (
+                yield from flows.take(
+                    session, self.keys, lambda: session.look_call(self.keys, most, lease, lane), most, lease, span
+                )
+            )
+        finally:
+            session.return_lane(lane)
+
+    def _hold(self, taken: request.Taken, lease: float, *, renew: bool) -> Flow[list[Any]]:
         """The claim of a job; none, and the job stalled, where its stored data cannot be read."""
-        claim = Claim(self, taken, lease, renewed=renew)
+        claim = self.claim_class(self, taken, lease, renewed=renew)
         self._claims[taken.id] = claim
-        self.session.leases.hold(claim)
-        self.session.notices.want(self.keys)  # to be told if the claim is lost
+        self.session.leases.hold(claim, self.session.engine)
         try:
             if taken.stored.data is None:
                 raise PayloadError("the stored data is missing")
             _ = claim.data
         except PayloadError as error:
-            claim.stall(f"its data cannot be read: {error}")
+            yield from claim._stall(f"its data cannot be read: {error}")
             return []
         return [claim]
 
-    def _claim_of(self, job: Job | str, verb: str) -> Claim:
+    def _claim(self, job: JobCore | str, verb: str) -> Flow[Any]:
         id = self.id_of(job)
-        if isinstance(job, Claim):
+        if isinstance(job, ClaimCore):
             return job
         if claim := self.claim_of(id):
             return claim
-        state = self.job(id).state
+        state = (yield from self._job(id)).state
         raise TransitionRefused(
             f"cannot {verb} job {id!r} of queue {self.name!r}: this Queue object holds no claim of it; it is {state}",
             job_id=id, transition=verb, state=state)  # fmt: skip
-
-    def finish(self, job: Job | str, result: Any = None) -> None:
-        """`Claim.finish` for a job or id that this Queue object claimed."""
-        self._claim_of(job, "finish").finish(result)
-
-    def fail(self, job: Job | str, error: Any, *, final: bool = False) -> None:
-        """`Claim.fail` for a job or id that this Queue object claimed."""
-        self._claim_of(job, "fail").fail(error, final=final)
-
-    def cancel(self, job: Job | str, reason: str | None = None, delay: Any = None) -> None:
-        """`Claim.cancel` for a job or id that this Queue object claimed."""
-        self._claim_of(job, "cancel").cancel(reason, delay)

@@ -48,6 +48,15 @@ def given_back(job: Job) -> Check:
     return Check("a job that was given back was done", history == (1, 2, Outcome.SUCCESS), found)
 
 
+def taken_over(job: Job, killed: str) -> Check:
+    """The worker that held it was killed, and another one did it once its lease was over."""
+    by = (job.result or {}).get("worker")
+    history = (job.lost, job.claims, job.outcome)
+    found = "claims lost {}, claims {}, outcome {}".format(*history) + f"; {killed} was killed, {by} did it"
+    passed = history == (1, 2, Outcome.SUCCESS) and by not in (None, killed)
+    return Check("the job of a worker that was killed was taken over", passed, found)
+
+
 def overtook(urgent: Job, others: Iterable[Job]) -> Check:
     """The urgent job was published after all others and claimed before them, as the first turn of its worker."""
     rest = list(others)

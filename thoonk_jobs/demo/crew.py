@@ -33,6 +33,7 @@ class Crew:
         self._names = [f"worker {number}" for number in range(1, size + 1)]
         self._command = [sys.executable, "-m", "thoonk_jobs.demo.worker", namespace, queue]
         self._url = url
+        self._killed: set[int] = set()
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Self:
@@ -57,11 +58,18 @@ class Crew:
     def check(self) -> None:
         """Raises DemoFailed if a worker is gone."""
         for name, process in zip(self._names, self._processes, strict=True):
-            if process.poll() is not None:
+            if process.pid not in self._killed and process.poll() is not None:
                 raise DemoFailed(f"{name} ended with code {process.returncode} before its work was done")
 
+    def kill(self, pid: int) -> str:
+        """Kills a worker of this crew on the spot; its name."""
+        [name] = [name for name, process in zip(self._names, self._processes, strict=True) if process.pid == pid]
+        self._killed.add(pid)
+        os.kill(pid, signal.SIGKILL)
+        return name
+
     def stop(self) -> list[int]:
-        """Ends all workers and returns their exit codes; may be called twice."""
+        """Ends all workers and returns the exit codes of those that were not killed; may be called twice."""
         for process in self._processes:
             if process.stdin:
                 process.stdin.close()
@@ -71,7 +79,7 @@ class Crew:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        return [process.returncode for process in self._processes]
+        return [process.returncode for process in self._processes if process.pid not in self._killed]
 
 
 @contextmanager

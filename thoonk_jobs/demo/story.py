@@ -13,6 +13,7 @@ from thoonk_jobs.demo import analysis, checks
 from thoonk_jobs.demo.crew import Crew, DemoFailed
 from thoonk_jobs.demo.show import Show
 from thoonk_jobs.demo.tally import Tally
+from thoonk_jobs.demo.worker import LEASE
 
 PATIENCE = 30.0
 BROKEN_LINE = "\ndef broken(:\n"
@@ -33,6 +34,7 @@ class Story:
         self._news: SimpleQueue[tuple[str, Job, str]] = SimpleQueue()
         self._planted: dict[str, Job] = {}
         self._again: Job | None = None
+        self._killed = ""
         self.seconds = 0.0
 
     def publish(self, files: list[Path]) -> None:
@@ -44,6 +46,7 @@ class Story:
         self.tally.files = {job.id for job in jobs}
         self._plant("broken.py", priority="high", strict=True).write_text(_source() + BROKEN_LINE)
         self._plant("given-back.py", priority="high", give_back=True)
+        self._plant("orphan.py", priority="low", hold=True)
         twice = self._plant("twice.py")
         self._again = self._queue.publish({"path": str(twice)}, id=self._planted["twice.py"].id)
         self._plant("urgent.py", priority="critical")
@@ -79,7 +82,10 @@ class Story:
         self._queue.resume()
         while len(self.tally.arrived) < expected:
             kind, job, message = self._next(crew, expected)
-            self._take(kind, job, names.get(job.id, NO_NAME), message)
+            name = names.get(job.id, NO_NAME)
+            self._take(kind, job, name, message)
+            if kind == "progress" and name == "orphan.py":
+                self._kill(crew, job)
         self.seconds = time.monotonic() - begin
 
     def hear_the_rest(self) -> None:
@@ -116,11 +122,17 @@ class Story:
         self._queue.retry(job.id)
         self._show.say(f"{name}: mended, and retried by hand")
 
+    def _kill(self, crew: Crew, job: Job) -> None:
+        """Its holder ends without a word, as a process does that the system kills."""
+        self._killed = crew.kill(int(str(job.refresh().worker).rpartition(":")[2]))
+        self._show.say(f"orphan.py: {self._killed} is killed with SIGKILL; its lease of {LEASE:g} s runs out")
+
     def _said(self, name: str, job: Job) -> str:
         by = job.result["worker"] if job.result else "nobody"
         return {
             "broken.py": f"finished by {by} after the retry, claim {job.claims}",
             "given-back.py": f"finished by {by}, claim {job.claims}, after {job.cancels} cancel",
+            "orphan.py": f"taken over by {by}, claim {job.claims}",
             "twice.py": f"published twice with one id, run {job.claims} time",
             "urgent.py": f"published last, it is result {len(self.tally.arrived)}",
         }[name]
@@ -135,6 +147,7 @@ class Story:
             checks.all_finished(self._queue.counts(), len(published)),
             checks.mended(now["broken.py"], self.tally.stalls[now["broken.py"].id]),
             checks.given_back(now["given-back.py"]),
+            checks.taken_over(now["orphan.py"], self._killed),
             checks.overtook(urgent, (job for id, job in self.tally.jobs.items() if id != urgent.id)),
             checks.ran_once(now["twice.py"], self._again or urgent),
         ]

@@ -18,13 +18,15 @@ from thoonk_jobs import Broker, BrokerClosed, Claim, Queue, TransitionRefused
 from thoonk_jobs.demo.analysis import analyse
 
 AT_ONCE = 16
+LEASE = 2.0
+"""Seconds after which the jobs of a worker that was killed are taken over."""
 
 
 def work(queue: Queue, name: str) -> None:
     """Takes jobs, some at once, until the broker is closed."""
     turns = count(1)
     while True:
-        for claim in queue.get_many(AT_ONCE):
+        for claim in queue.get_many(AT_ONCE, lease=LEASE):
             with suppress(TransitionRefused):  # the claim is lost: given back as the broker closes, or taken away
                 handle(claim, name, next(turns))
 
@@ -36,6 +38,9 @@ def handle(claim: Claim, name: str, turn: int) -> None:
         claim.set_progress(0, message=f"{name} gives it back")
         claim.cancel("the demo shows how a worker gives a job back")
         return
+    if asked.get("hold") and claim.lost == 0:
+        claim.set_progress(0, message=f"{name} holds it and will not let go")
+        threading.Event().wait()
     found = analyse(Path(asked["path"]))
     if asked.get("strict") and found["trouble"]:
         claim.fail(found["trouble"])

@@ -1,6 +1,7 @@
 -- cancel: claimed -> available
 -- defer: claimed -> scheduled
 -- exhaust: claimed -> stalled
+-- lapse: available, scheduled, waiting, claimed -> finished
 -- release: waiting -> available
 -- retract: scheduled, waiting, available, claimed, stalled -> finished
 -- with: limits, retention
@@ -27,7 +28,7 @@ local function cancel(id, reason, delay, counted)
 end
 
 local answers = T.each(3, 5, function(id, at)
-  local answer = T.ask(id, {'cancel', 'defer', 'exhaust'}, ARGV[at + 1])
+  local answer = T.ask_claimant(id, {'cancel', 'defer', 'exhaust'}, ARGV[at + 1])
   if answer then return answer end
   T.touch(id)
   return cancel(id, ARGV[at + 2], tonumber(ARGV[at + 3]), ARGV[at + 4])

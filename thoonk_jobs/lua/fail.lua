@@ -2,6 +2,7 @@
 -- reattempt: claimed -> available
 -- reattempt_later: claimed -> scheduled
 -- exhaust: claimed -> stalled
+-- lapse: available, scheduled, waiting, claimed -> finished
 -- release: waiting -> available
 -- retract: scheduled, waiting, available, claimed, stalled -> finished
 -- purge: finished -> absent
@@ -29,7 +30,7 @@ local function fail(id, final, delay)
 end
 
 local answers = T.each(3, 5, function(id, at)
-  local answer = T.ask(id, {'fail', 'reattempt', 'reattempt_later', 'exhaust'}, ARGV[at + 1])
+  local answer = T.ask_claimant(id, {'fail', 'reattempt', 'reattempt_later', 'exhaust'}, ARGV[at + 1])
   if answer then return answer end
   T.touch(id)
   answer = fail(id, ARGV[at + 3], tonumber(ARGV[at + 4]))

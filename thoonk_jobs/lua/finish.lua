@@ -1,4 +1,5 @@
 -- finish: claimed -> finished
+-- lapse: available, scheduled, waiting, claimed -> finished
 -- release: waiting -> available
 -- purge: finished -> absent
 -- with: limits, retention
@@ -10,7 +11,7 @@ T.sweep()
 T.commit()
 local answers = T.each(3, 3, function(id, at)
   local result = ARGV[at + 2]
-  local answer = T.ask(id, {'finish'}, ARGV[at + 1])
+  local answer = T.ask_claimant(id, {'finish'}, ARGV[at + 1])
   if answer then return answer end
   local job = T.jobs[id]
   job[REASON] = ''

@@ -30,7 +30,7 @@ end
 -- A finished job without its data: the record answers repeated requests for a while.
 function T.strip(id, job)
   T.touch(id)
-  job[BARE], job[UNHEARD], job[UNTIL] = 1, 0, T.now + RECORD_KEPT
+  job[BARE], job[UNHEARD], job[UNTIL] = 1, 0, math.min(T.now, job[UNTIL]) + RECORD_KEPT
   T.gone[id] = true
 end
 
@@ -96,6 +96,7 @@ function T.move(id, row, reason)
   local from, to = job[STATE], edge.to
   if not edge.from[from] then error('the table has no ' .. row .. ' from state ' .. from) end
   T.touch(id)
+  if from == CLAIMED then job[ENDED], job[ENDED_BY] = job[TOKEN], edge.code end
   job[STATE] = to
   if not edge.silent then job[VIA] = edge.code end
   if reason then job[REASON] = reason end
@@ -122,21 +123,47 @@ function T.dispossess(id)
   job[TOKEN] = T.draw_token()
 end
 
--- What stands in the way of the first of these rows: nothing (nil), the code of the row that this very request
--- took before (any of these), or {why, state}. A claimant brings its token, anybody else none.
-function T.ask(id, rows, token)
-  local job = T.jobs[id]
-  if not job or job[STATE] == ABSENT then return {'absent', ABSENT} end
-  if token and job[TOKEN] ~= tonumber(token) then return {'stale', job[STATE]} end
-  local forgotten = not token and T.hidden(job)
-  if EDGES[rows[1]].from[job[STATE]] and not forgotten then return nil end
+local function among(rows, code)
   for _, row in ipairs(rows) do
-    if EDGES[row].code == job[VIA] then return job[VIA] end
+    if EDGES[row].code == code then return code end
   end
-  return forgotten and {'absent', ABSENT} or {'refused', job[STATE]}
 end
 
--- As ask, for what a claimant does without ending its claim.
+-- A claim whose job is not done in time is over, also where the alarm was not there yet.
+local function lapsed(id, job)
+  if job[EXPIRES] == '' or not T.trusted or tonumber(job[EXPIRES]) > T.now then return false end
+  T.dispossess(id)
+  T.move(id, 'lapse', 'not done in time')
+  return true
+end
+
+-- What stands in the way of the first of these rows for a claimant, who brings its token: nothing (nil), the code of
+-- the row by which this very request ended the claim before (any of these), or {why, state}.
+function T.ask_claimant(id, rows, token)
+  local job = T.jobs[id]
+  if not job or job[STATE] == ABSENT then return {'absent', ABSENT} end
+  token = tonumber(token)
+  if job[STATE] == CLAIMED and job[TOKEN] == token and not lapsed(id, job) then return nil end
+  local code = job[ENDED] == token and among(rows, job[ENDED_BY])
+  return code or {job[TOKEN] == token and 'refused' or 'stale', job[STATE]}
+end
+
+-- The same for anybody else, by the job's state and the last row that somebody asked for.
+function T.ask(id, rows)
+  local job = T.jobs[id]
+  if not job or job[STATE] == ABSENT then return {'absent', ABSENT} end
+  local forgotten = T.hidden(job)
+  if EDGES[rows[1]].from[job[STATE]] and not forgotten then return nil end
+  return among(rows, job[VIA]) or {forgotten and 'absent' or 'refused', forgotten and ABSENT or job[STATE]}
+end
+
+-- The same for a request that is known by its name when it comes again, whatever became of the job meanwhile.
+function T.ask_once(id, row, request)
+  local job = T.jobs[id]
+  return job and job[REQUEST] == request and EDGES[row].code or T.ask(id, {row})
+end
+
+-- As ask_claimant, for what does not end the claim.
 function T.ask_holder(id, token)
   local job = T.jobs[id]
   if not job or job[STATE] == ABSENT then return {'absent', ABSENT} end

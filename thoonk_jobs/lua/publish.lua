@@ -63,13 +63,13 @@ end
 
 -- The unique name is taken: refuse, answer with its holder, or give the holder the newer data.
 local function meet(holder, id, digest, spec, data)
-  local job, replacer = T.jobs[holder], string.sub(redis.sha1hex(id), 1, 16)
-  local again = spec.conflict == 2 and job[REPLACER] == replacer and job[DIGEST] == digest
+  local job, request = T.jobs[holder], string.sub(redis.sha1hex(id), 1, 16)
+  local again = spec.conflict == 2 and job[REQUEST] == request and job[DIGEST] == digest
   if not again and spec.conflict == 2 and EDGES.postpone.from[job[STATE]] then
     T.touch(holder)
     plan(job, spec)
     if job[UNTIL] == 0 then job[UNTIL] = T.now end
-    job[DIGEST], job[REPLACER] = digest, replacer
+    job[DIGEST], job[REQUEST] = digest, request
     T.move(holder, 'postpone')
     store(holder, data)
   elseif not again and spec.conflict ~= 1 then

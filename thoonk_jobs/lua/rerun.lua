@@ -2,12 +2,12 @@
 -- hold: absent, scheduled, stalled, finished -> waiting
 -- with: limits
 -- flags: allow-oom
--- args: (id)*
+-- args: (id, 16 digits that name this request)*
 -- replies: the row's code; or {why, state, holder of its unique name}
 
 local answers = {}
-for at, id in ipairs(T.items(3, 1)) do
-  local answer = T.ask(id, {'rerun'})
+for at, id in ipairs(T.items(3, 2)) do
+  local answer = T.ask_once(id, 'rerun', ARGV[2 * at + 2])
   if not answer then
     local job = T.jobs[id]
     local holder = job[UNIQUE] ~= '' and (T.names[job[UNIQUE]] or redis.call('HGET', K.names, job[UNIQUE]))
@@ -16,6 +16,7 @@ for at, id in ipairs(T.items(3, 1)) do
     else
       T.touch(id)
       T.start_anew(job)
+      job[REQUEST] = ARGV[2 * at + 2]
       -- Its home is a publisher that has not read this end yet, and hears of the next one instead.
       job[OUTCOME], job[FINISHED_AT], job[EXPIRES], job[UNHEARD] = 0, 0, '', 0
       T.admit(id, 'rerun', '')

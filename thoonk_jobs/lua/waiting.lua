@@ -25,7 +25,14 @@ function T.register(room)
   end
   redis.call('HSET', K.room, T.caller, room)
   T.number = tonumber(number)
-  if not T.keeper then T.keeper, T.proclaim = T.caller, true end
+  T.keep_time()
+end
+
+-- This process keeps the time where nobody does.
+function T.keep_time()
+  if T.keeper == T.caller then return end
+  if T.keeper and redis.call('PUBSUB', 'SHARDNUMSUB', T.channel(T.keeper))[2] > 0 then return end
+  T.keeper, T.proclaim = T.caller, true
 end
 
 -- Tells those who wait the longest, as many as the jobs need; all of them where some were told and never came.
@@ -74,6 +81,7 @@ end
 local function store()
   redis.call('HSET', K.meta, 'seq', T.seq, 'token', T.token, 'event', T.event, 'told_room', T.told_room,
     'alarm', T.alarm < math.huge and string.format('%.0f', T.alarm) or 'never', 'keeper', T.keeper or '')
+  if T.new_queue then redis.call('HSET', K.meta, 'born', string.format('%.0f', T.micros)) end
   if T.vouched then redis.call('HSET', K.meta, 'seen', T.now) end
 end
 

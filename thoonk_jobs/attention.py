@@ -1,0 +1,121 @@
+"""What a process minds of one queue: its line, its alarm, and whether its subscription lives."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import TYPE_CHECKING
+
+from thoonk_jobs import calls
+from thoonk_jobs.alarm import Alarm
+from thoonk_jobs.errors import BrokerUnavailable
+from thoonk_jobs.ids import new_id
+from thoonk_jobs.keys import QueueKeys
+from thoonk_jobs.line import Line
+from thoonk_jobs.request import Probe, Reply
+from thoonk_jobs.timing import PROBE_BACK, PROBE_EVERY
+
+if TYPE_CHECKING:
+    from thoonk_jobs.engine import Engine
+
+
+class Attention:
+    """Of one queue, in the loop of the engine, from the first subscription on."""
+
+    def __init__(self, keys: QueueKeys, engine: Engine) -> None:
+        self.keys = keys
+        self.line = Line(keys, engine)
+        self.alarm = Alarm(self._rang)
+        self.confirmed = asyncio.Event()
+        self.failure: Exception | None = None
+        self._engine = engine
+        self._nonce = ""
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._replied: tuple[int, int] | None = None
+        self._probed: Probe | None = None
+
+    def begin(self) -> None:
+        """The subscription is confirmed, for the first time or again: what was told before may be lost."""
+        self.failure = None
+        self.confirmed.set()
+        self.line.missed()
+        if not self.line.waiting:
+            self._engine.start(self._probe())
+        self._later("probe", PROBE_EVERY, self._look_after)
+
+    def fail(self, error: Exception) -> None:
+        """Nobody hears anything here, for good."""
+        self.failure = error
+        self.confirmed.set()
+        self.line.fail(error)
+
+    def end(self) -> None:
+        """Nobody waits here any more."""
+        self.alarm.stop()
+        for timer in self._timers.values():
+            timer.cancel()
+
+    def replied(self, reply: Reply) -> None:
+        """Every reply tells the place in line and the next moment at which something is due."""
+        self.line.place.taken(reply.number)
+        due = (reply.now + reply.alarm if reply.alarm >= 0 else -1, reply.keeper)
+        if due != self._replied:
+            self._replied = due
+            self.alarm.set(reply.alarm / 1000 if reply.alarm >= 0 else math.inf, keeper=bool(reply.keeper))
+
+    def proclaimed(self, seconds: float, *, keeper: bool) -> None:
+        """To all who look after the time: when something is due next."""
+        self._replied = None
+        self.alarm.set(seconds, keeper=keeper)
+
+    def _later(self, name: str, seconds: float, act: object) -> None:
+        if name in self._timers:
+            self._timers[name].cancel()
+        self._timers[name] = self._engine.loop.call_later(seconds, act)  # type: ignore[arg-type]
+
+    def _rang(self) -> None:
+        self._engine.start(self._settle())
+
+    async def _settle(self) -> None:
+        try:
+            while await self._engine.run(calls.settle(self.keys, keeper=True)):
+                pass
+        except BrokerUnavailable:
+            pass  # the next connection begins with a probe or a look, which tells how late it is
+
+    def _look_after(self) -> None:
+        """Once in a while: is anybody still interested, and does the subscription carry?"""
+        self._later("probe", PROBE_EVERY, self._look_after)
+        if self.line.waiting or self._engine.listener.attends(self.keys):
+            self._engine.start(self._probe())
+        else:
+            self._engine.start(self._engine.leave(self))
+
+    async def _probe(self) -> None:
+        self._nonce = nonce = new_id()
+        self._later("nonce", PROBE_BACK, lambda: self._missing(nonce))
+        place = self.line.place.number
+        try:
+            probe = await self._engine.run(calls.probe(self.keys, nonce))
+        except BrokerUnavailable:
+            return
+        if place and place == self.line.place.number != probe.number:
+            self.line.missed()
+        self._compare(probe)
+        if probe.late:
+            await self._settle()
+
+    def _compare(self, probe: Probe) -> None:
+        """With the probe before: all data may be gone, or a notice may have been lost."""
+        known, self._probed = self._probed, probe
+        if known and (known.born != probe.born or (known.event != probe.event and probe.unheard)):
+            self._engine.listener.may_have_missed(self.keys)
+
+    def came_back(self, nonce: str) -> None:
+        """A nonce on the channel of this process."""
+        if nonce == self._nonce:
+            self._nonce = ""
+
+    def _missing(self, nonce: str) -> None:
+        if self._nonce == nonce:
+            self._engine.drop_connection(f"a notice did not come back in {PROBE_BACK:g} s")

@@ -1,0 +1,171 @@
+"""One connection for all that a process says and hears on an event loop: calls in a row, and notices in between.
+
+It is made and greeted by redis-py. What it says then goes out at once, many commands before the first reply; RESP3 lets
+the notices of its subscriptions come over the same connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import hiredis
+import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from thoonk_jobs import connections, faults
+from thoonk_jobs.config import Config
+
+REPLY_IN = 5.0
+"""Seconds in which a server answers, where socket_timeout does not say so; else the connection is taken for dead."""
+_PART = 1 << 16
+
+
+@dataclass(slots=True)
+class _Awaited:
+    """A reply that is to come; of a subscription, one for each channel."""
+
+    future: asyncio.Future[Any]
+    since: float
+    parts: int = 1
+
+
+class Stream:
+    """A greeted connection.
+
+    hear  called with every notice, as [kind, channel, message].
+    lost  called once, with the error, when the connection is no more.
+    """
+
+    def __init__(
+        self, connection: Any, reply_in: float, hear: Callable[[list[Any]], None], lost: Callable[[Exception], None]
+    ) -> None:
+        self._reply_in = reply_in
+        self._reader: asyncio.StreamReader = connection._reader
+        self._writer: asyncio.StreamWriter = connection._writer
+        connection._reader = connection._writer = None  # it is not redis-py's to close any more
+        self._hear = hear
+        self._lost = lost
+        self._loop = asyncio.get_running_loop()
+        self._awaited: deque[_Awaited] = deque()
+        self._watch: asyncio.TimerHandle | None = None
+        self.closed = False
+        self._task = self._loop.create_task(self._read())
+
+    @classmethod
+    async def open(cls, url: str, config: Config, hear: Any, lost: Any) -> Stream:
+        """A connection that passed the checks of `connections.check`."""
+        connection = connections.make(redis.asyncio.ConnectionPool, url, config, 3, Retry(NoBackoff(), 0))
+        await connection.connect()
+        stream = cls(connection, config.redis_options.get("socket_timeout") or REPLY_IN, hear, lost)
+        try:
+            info, layout = (stream.say(*command) for command in connections.questions(config.namespace))
+            try:
+                told = await info
+            except redis.ResponseError as error:
+                if faults.code_of(error) != "NOPERM":
+                    raise
+                told = None
+            connections.check(config.namespace, told, await layout)
+        except BaseException:
+            stream.close()
+            await stream.ended()
+            raise
+        return stream
+
+    def say(self, *command: Any, parts: int = 1) -> asyncio.Future[Any]:
+        """Sends a command; its reply comes in the future, an error of the server as an exception."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+        if self.closed:
+            future.set_exception(redis.ConnectionError("the connection was lost"))
+            return future
+        self._awaited.append(_Awaited(future, self._loop.time(), parts))
+        self._writer.write(_packed(*command))
+        if self._watch is None:
+            self._watch = self._loop.call_later(self._reply_in, self._check)
+        return future
+
+    def subscribe(self, *channels: str) -> asyncio.Future[Any]:
+        """Subscribes; the future is done when all of them are confirmed."""
+        return self.say("SSUBSCRIBE", *channels, parts=len(channels))
+
+    def unsubscribe(self, *channels: str) -> None:
+        """Hears these channels no more."""
+        self._writer.write(_packed("SUNSUBSCRIBE", *channels))
+
+    async def drained(self) -> None:
+        """Returns when the server has taken most of what was said."""
+        await self._writer.drain()
+
+    def _check(self) -> None:
+        """The oldest command waits for its reply for how long?"""
+        self._watch = None
+        if not self._awaited:
+            return
+        left = self._awaited[0].since + self._reply_in - self._loop.time()
+        if left > 0:
+            self._watch = self._loop.call_later(left, self._check)
+        else:
+            self.close(redis.TimeoutError(f"no reply in {self._reply_in:g} s"))
+
+    async def _read(self) -> None:
+        replies = hiredis.Reader(replyError=redis.ResponseError)
+        try:
+            while part := await self._reader.read(_PART):
+                replies.feed(part)
+                while (reply := replies.gets()) is not False:
+                    self._take(reply)
+            raise redis.ConnectionError("the server closed the connection")
+        except (*faults.BROKEN, hiredis.HiredisError) as error:
+            self.close(error)
+
+    def _take(self, reply: Any) -> None:
+        if isinstance(reply, hiredis.PushNotification):
+            if reply[0] == b"ssubscribe":
+                self._awaited[0].parts -= 1
+                if self._awaited[0].parts == 0:
+                    self._answer(None)
+            elif reply[0] == b"smessage":
+                self._hear(reply)
+            return
+        self._answer(reply)
+
+    def _answer(self, reply: Any) -> None:
+        future = self._awaited.popleft().future
+        if future.done():  # nobody waits for it any more
+            return
+        if isinstance(reply, redis.ResponseError):
+            future.set_exception(reply)
+        else:
+            future.set_result(reply)
+
+    def close(self, error: Exception | None = None) -> None:
+        """Ends the connection; who waits for a reply hears that there will be none."""
+        if self.closed:
+            return
+        self.closed = True
+        if self._watch:
+            self._watch.cancel()
+        if self._task is not asyncio.current_task():
+            self._task.cancel()
+        self._writer.transport.abort()
+        failure = error or redis.ConnectionError("the connection was closed")
+        for awaited in self._awaited:
+            if not awaited.future.done():
+                awaited.future.set_exception(failure)
+        self._awaited.clear()
+        self._lost(failure)
+
+    async def ended(self) -> None:
+        """After `close`: returns when nothing of it runs any more."""
+        await asyncio.wait({self._task})
+
+
+def _packed(*command: Any) -> bytes:
+    packed: bytes = hiredis.pack_command(command)
+    return packed
