@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator
@@ -77,23 +78,26 @@ def changed(before: Contents, after: Contents) -> list[str]:
     )
 
 
-def audit(client: redis.Redis, namespace: str, queue: str, over: Collection[str] = ()) -> list[str]:
+def audit(client: redis.Redis, namespace: str, queue: str, over: Collection[str] = (), now: float = 0) -> list[str]:
     """What does not agree; [] for a sound queue.
 
     over  fields of the key limits that were lowered below what runs, whose surplus has not ended yet.
+    now   of the elapsed clock, in ms: for what was due before, an alarm for now will do.
     """
-    return violations(contents(client, namespace, queue), over)
+    return violations(contents(client, namespace, queue), over, now)
 
 
-def check_audit(client: redis.Redis, namespace: str, queue: str, over: Collection[str] = ()) -> Contents:
+def check_audit(
+    client: redis.Redis, namespace: str, queue: str, over: Collection[str] = (), now: float = 0
+) -> Contents:
     """What the queue has. Raises AssertionError with all that does not agree."""
     found = contents(client, namespace, queue)
-    wrong = violations(found, over)
+    wrong = violations(found, over, now)
     assert not wrong, "the keys of the queue disagree:\n  " + "\n  ".join(wrong)
     return found
 
 
-def violations(found: Contents, over: Collection[str] = ()) -> list[str]:
+def violations(found: Contents, over: Collection[str] = (), now: float = 0) -> list[str]:
     return [
         *(f"a key that no layout names: {key}" for key in found.unknown),
         *_records(found),
@@ -103,6 +107,7 @@ def violations(found: Contents, over: Collection[str] = ()) -> list[str]:
         *_data(found),
         *_limits(found, over),
         *_waiters(found),
+        *_alarm(found, now),
         *_log(found),
     ]
 
@@ -243,17 +248,54 @@ def _limits(found: Contents, over: Collection[str]) -> Iterator[str]:
             yield f"{id!r} waits (held {found.jobs[id].held}) while the queue and its key {key!r} have room"
 
 
-def _waiters(found: Contents) -> Iterator[str]:
-    """Nobody is left waiting, without being told, for a job that may be claimed."""
-    if not found["waiters"] or found["meta"].get(b"paused") == b"1":
-        return
+def _runnable(found: Contents) -> int:
+    """The available jobs that limits let run."""
+    if not found["limits"]:
+        return len(found["available"])
     allowed = {field.decode(): int(value) for field, value in found["limits"].items()}
     running = Counter(found.jobs[id].key.decode() for id in found.in_state(State.CLAIMED))
-    for id in found.in_state(State.AVAILABLE):
-        key = found.jobs[id].key.decode()
+    runnable = 0
+    for member, _ in sorted(found["available"], key=lambda entry: (entry[1], entry[0])):
+        key = found.jobs[member[8:]].key.decode()
         of_key = allowed.get("k" + key, allowed.get("e", float("inf"))) if key else float("inf")
         if running[key] < of_key and running.total() < allowed.get("q", float("inf")):
-            yield f"{id!r} may be claimed, and {[process for process, _ in found['waiters']]} wait untold"
+            running[key] += 1
+            runnable += 1
+    return runnable
+
+
+def _waiters(found: Contents) -> Iterator[str]:
+    """Who waits stands in line once, and nobody is left there for a job that nobody was told of."""
+    waiters, told, room = dict(found["waiters"]), dict(found["told"]), found["room"]
+    for process in waiters.keys() & told.keys():
+        yield f"{process!r} waits and was told"
+    for process in room.keys() ^ (waiters.keys() | told.keys()):
+        yield f"{process!r} has {'room, and does not wait' if process in room else 'no room'}"
+    told_room = sum(int(room.get(process, 0)) for process in told)
+    if found.meta("told_room") != told_room:
+        yield f"told_room is {found.meta('told_room')}, those who were told have room for {told_room}"
+    if len(set(waiters.values())) < len(waiters) or any(at > found.meta("token") for at in waiters.values()):
+        yield f"the places in line {waiters} are not unique, or above the last token drawn, {found.meta('token')}"
+    runnable = _runnable(found)
+    if waiters and found["meta"].get(b"paused") != b"1" and told_room < runnable:
+        yield f"{runnable} jobs may be claimed, who was told has room for {told_room}, and {list(waiters)} wait untold"
+
+
+def next_due(found: Contents) -> float:
+    """When time alone moves something next, on the elapsed clock, in ms; inf for never."""
+    ahead = {"scheduled": 0, "claimed": 0, "expiring": 0, "told": 0, "dated": found.meta("skew")}
+    return min((math.ceil(at + more) for key, more in ahead.items() for _, at in found[key]), default=math.inf)
+
+
+def alarm(meta: dict[bytes, bytes]) -> float:
+    """When the alarm is set for; inf for never."""
+    at = meta.get(b"alarm", b"never")
+    return math.inf if at == b"never" else float(at)
+
+
+def _alarm(found: Contents, now: float) -> Iterator[str]:
+    if alarm(found["meta"]) > max(now, next_due(found)):
+        yield f"something is due at {next_due(found)}, the alarm is set for {alarm(found['meta'])}"
 
 
 def _log(found: Contents) -> Iterator[str]:

@@ -11,7 +11,7 @@ from transitions import MachineError
 from thoonk_jobs import machine
 from thoonk_jobs.errors import JobExists, JobNotFound, NotUnique, StaleClaim, TransitionRefused
 from thoonk_jobs.machine import ROWS, SLOTTED, Outcome, State
-from thoonk_jobs.timing import RECORD_KEPT, WAITED
+from thoonk_jobs.timing import RECORD_KEPT, TOLD_FOR, WAITED
 
 INF = float("inf")
 OK = None
@@ -44,6 +44,8 @@ class Job:
     watchers: set[str] = field(default_factory=set)
     finished_at: int = 0
     replaced_by: str = ""
+    ended: int = 0
+    ended_by: str = ""
     claims: int = 0
     failures: int = 0
     cancels: int = 0
@@ -62,9 +64,25 @@ class Job:
 
 @dataclass
 class Oracle:
-    """now: ms. limits: field -> number. hidden, waiting and available jobs under a limit are told by `adopt`."""
+    """What the server must know of a queue. Waiting and available jobs under a limit are told by `adopt`.
+
+    now, wall  the elapsed clock and the server's, ms.
+    trusted    the caller can tell time that passed from a clock that jumped; if not, `now` is what it is shown.
+    alarm      when something is due, as far as the server says.
+    listening  processes that hear what they are told.
+    rung       what they were told since: numbers of places in line.
+    """
 
     now: int
+    wall: int
+    trusted: bool = True
+    alarm: float = INF
+    keeper: str = ""
+    listening: set[str] = field(default_factory=set)
+    waiters: dict[str, int] = field(default_factory=dict)
+    told: dict[str, int] = field(default_factory=dict)
+    room: dict[str, int] = field(default_factory=dict)
+    rung: dict[str, list[int]] = field(default_factory=dict)
     max_lost: int = 3
     max_cancels: float = INF
     keep_last: float = 10_000
@@ -86,6 +104,8 @@ class Oracle:
         was = State(job.state)
         job.trigger(row)  # type: ignore[attr-defined]
         edge, now = ROWS[row], State(job.state)
+        if was is State.CLAIMED:
+            job.ended, job.ended_by = job.token, row
         if not edge.silent:
             job.via = row
         if now in machine.LIVE and was not in machine.LIVE and job.unique:
@@ -115,7 +135,7 @@ class Oracle:
         return 2**52 + (-self.seq if front else self.seq)
 
     def draw(self) -> int:
-        self.token = max(self.token + 1, self.now * 1000)
+        self.token = max(self.token + 1, self.wall * 1000)
         return self.token
 
     def adopt(self, id: str, state: str) -> None:
@@ -147,7 +167,7 @@ class Oracle:
         if (spec["conflict"], holder.replaced_by, holder.data) == (2, id, data):
             pass  # this very request, again
         elif spec["conflict"] == 2 and State(holder.state) in ROWS["postpone"].sources:
-            holder.until, holder.dated = self.now + spec.get("delay", 0) * 1000, False
+            self._plan(holder, spec)
             holder.data, holder.replaced_by = data, id
             self.move(holder, "postpone")
         elif spec["conflict"] != 1:
@@ -156,7 +176,7 @@ class Oracle:
         return holder.id
 
     def _new(self, id: str, data: str, **spec: Any) -> None:
-        priority, delay, ends = spec.get("priority", 0.0), spec.get("delay", 0), spec.get("expires_in")
+        priority, ends = spec.get("priority", 0.0), spec.get("expires_in")
         chosen = {
             name: spec[name] for name in ("keep", "max_attempts", "key", "unique", "passing", "home") if name in spec
         }
@@ -165,13 +185,20 @@ class Oracle:
             job.expires = self.now + ends * 1000
         self._machine.add_model(job, initial=State.ABSENT.value)
         self.jobs[id] = job
-        if delay:
-            job.until = self.now + delay * 1000
-        self.move(job, "schedule" if delay else "publish")
+        later = self._plan(job, spec)
+        self.move(job, "schedule" if later else "publish")
+
+    def _plan(self, job: Job, spec: dict[str, Any]) -> bool:
+        """When it is due; whether that is later."""
+        job.until, job.dated = self.now + spec.get("delay", 0) * 1000, False
+        if spec.get("run_at", 0) * 1000 > self.wall:
+            job.until, job.dated = spec["run_at"] * 1000, True
+        return job.dated or job.until > self.now
 
     def claim(self, most: int, lease: float, only: Sequence[str] | None = None) -> list[tuple[str, int]]:
         """What is taken: ids with their tokens. only: of those, in the order of all."""
-        self.settle()
+        if self.alarm <= self.now:
+            self.settle()
         free = [] if self.paused else sorted(self._in(State.AVAILABLE), key=lambda job: job.urgency)
         free = [job for job in free if only is None or job.id in only]
         for job in free[:most]:
@@ -253,6 +280,7 @@ class Oracle:
     def retract(self, id: str) -> Any:
         def withdrawn(job: Job) -> None:
             self._dispossess(job)
+            job.replaced_by = ""
             self.move(job, "retract")
 
         answer = self._operator(id, "retract", withdrawn)
@@ -280,7 +308,7 @@ class Oracle:
         return self._operator(id, "rerun", again, refusal=NotUnique if taken else None)
 
     def _anew(self, job: Job) -> None:
-        job.failures = job.cancels = job.lost = 0
+        job.failures, job.cancels, job.lost, job.replaced_by = 0, 0, 0, ""
         job.order = self.place()
 
     def watch(self, id: str, process: str, *, on: bool) -> State:
@@ -316,11 +344,19 @@ class Oracle:
         job = self.jobs.get(id)
         if job is None:
             return JobNotFound
-        if job.token != token:
-            return StaleClaim
-        if job.state == State.CLAIMED:
+        if self.holds(id, token) and not (rows and self._lapsed(job)):
             return act(job)
-        return OK if job.via in rows else TransitionRefused
+        if (job.ended, job.ended_by in rows) == (token, True):
+            return OK
+        return TransitionRefused if job.token == token else StaleClaim
+
+    def _lapsed(self, job: Job) -> bool:
+        """A claim is over with the time for its job, also where the alarm was not there yet."""
+        if not self.trusted or job.expires > self.now:
+            return False
+        self._dispossess(job)
+        self.move(job, "lapse")
+        return True
 
     def _operator(self, id: str, row: str, act: Callable[[Job], None], refusal: Any = None) -> Any:
         job = self.jobs.get(id)
@@ -332,9 +368,72 @@ class Oracle:
             return OK
         return JobNotFound if self.hidden(job) else TransitionRefused
 
+    # Who waits for jobs.
+
+    def untell(self, process: str) -> None:
+        if self.told.pop(process, None) is not None:
+            del self.room[process]
+
+    def rang(self, process: str) -> bool:
+        """The alarm rang at this process; whether some were told and did not come."""
+        self.keeper = process
+        late = [process for process, until in self.told.items() if until <= self.now]
+        for each in late:
+            self.untell(each)
+        return bool(late)
+
+    def wake(self, *, everybody: bool = False) -> None:
+        """The oldest are told, as many as the jobs need; everybody: all of them, if there is a job."""
+        while self.waiters and (self._free() > self._told_room() or (everybody and self._free())):
+            process = min(self.waiters, key=lambda each: self.waiters[each])
+            number = self.waiters.pop(process)
+            if process in self.listening:
+                self.told[process] = self.now + TOLD_FOR
+                self.rung.setdefault(process, []).append(number)
+            else:
+                del self.room[process]
+
+    def register(self, process: str, room: int, *, short: bool) -> int:
+        """It waits for so many, unless there are as many; short: it has just looked, and there are none.
+
+        The number of its place in line, if that was taken or kept; else 0.
+        """
+        if not room or process in self.told or not (short or self.paused or self._free() <= self._told_room()):
+            return 0
+        if process not in self.waiters:
+            self.waiters[process] = self.draw()
+        self.room[process] = room
+        self._keep_time(process)
+        return self.waiters[process]
+
+    def probe(self, process: str) -> int:
+        if self.trusted:
+            self._forget()
+        self._keep_time(process)
+        return self.waiters.get(process, 0)
+
+    def _keep_time(self, process: str) -> None:
+        if self.keeper not in self.listening:
+            self.keeper = process
+
+    def leave_line(self, process: str) -> None:
+        if self.waiters.pop(process, None):
+            del self.room[process]
+        self.untell(process)
+        if self.keeper == process:
+            self.keeper = min(self.waiters, key=lambda each: self.waiters[each], default="")
+
+    def _free(self) -> int:
+        return 0 if self.paused else len(self._in(State.AVAILABLE))
+
+    def _told_room(self) -> int:
+        return sum(self.room[process] for process in self.told)
+
     # Time.
 
     def settle(self) -> None:
+        if not self.trusted and self.listening:
+            return  # it is for those who can tell the time
         for job in self._due(*ROWS["lapse"].sources, when=lambda job: job.expires):
             self._dispossess(job)
             self.move(job, "lapse")
@@ -342,7 +441,8 @@ class Oracle:
             self._dispossess(job)
             job.lost += 1
             self.move(job, "exhaust" if job.lost >= self.max_lost else "expire")
-        for job in sorted(self._due(State.SCHEDULED), key=lambda job: job.dated):
+        due = [job for job in self._in(State.SCHEDULED) if job.until <= (self.wall if job.dated else self.now)]
+        for job in sorted(due, key=lambda job: (job.dated, job.until, job.id.encode())):
             job.order, job.until = self.place(job.priority == INF), 0
             self.move(job, "promote")
         self._forget()
@@ -350,8 +450,12 @@ class Oracle:
 
     def _sweep(self) -> None:
         """Along with a publish or a finish, once something is over by more than a second."""
-        if any(job.bare and job.until <= self.now - 1000 for job in self.jobs.values()):
+        if self.trusted and self.is_swept():
             self._forget()
+
+    def is_swept(self) -> bool:
+        """Whether the next publish or finish forgets something."""
+        return any(job.until <= self.now - 1000 for job in self._in(State.FINISHED))
 
     def _forget(self) -> None:
         for job in self._due(State.FINISHED):
@@ -400,11 +504,6 @@ class Oracle:
     def counts(self) -> dict[State, int]:
         shown = [State(job.state) for job in self.jobs.values() if not self.hidden(job)]
         return {state: shown.count(state) for state in State}
-
-    def next_due(self) -> float:
-        """When time alone moves a job next, in ms; inf for never."""
-        deadlines = [job.expires for job in self._in(*ROWS["lapse"].sources)]
-        return min([INF, *deadlines, *(job.until for job in self._in(State.CLAIMED, State.SCHEDULED))])
 
     def over(self) -> list[str]:
         """The limits below what runs now."""

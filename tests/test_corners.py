@@ -180,7 +180,7 @@ def test_a_claim_that_is_sent_again_after_it_was_lost_looks_anew(desk: Desk):
     """Else the process would wait, registered nowhere."""
     desk.do(desk.publish("a"))
     desk.do(desk.limit("q", 1))
-    call = desk.claim(1, lease=5, wait=True)
+    call = desk.claim(1, lease=5, wanted=1)
     desk.do(call)
     desk.advance(5)
     desk.do(desk.claim(1, lane="another"))  # the reply to the first never came
@@ -216,30 +216,33 @@ def test_a_ticket_is_kept_for_ten_minutes_at_least(desk: Desk):
     assert plain(desk.do(call)) == plain(first)
 
 
-# Waiting for jobs. Who waits is registered, and no longer once it is told to look.
+# Waiting for jobs. Who waits is registered, until it is told to look.
 
 
 def _look_and_wait(desk: Desk) -> None:
-    assert desk.do(desk.claim(1, wait=True)).taken == []
+    assert desk.do(desk.claim(1, wanted=1)).taken == []
     assert desk.contents()["waiters"]
 
 
 @pytest.mark.parametrize("ends", ["finish", "renew", "lapse"])
-def test_who_looked_at_an_alarm_that_came_to_nothing_is_told_of_the_next_due_job(desk: Desk, ends: str):
+def test_after_an_alarm_that_came_to_nothing_the_next_due_job_sets_another(desk: Desk, ends: str):
     desk.do(desk.publish("a", expires_in=20))
     token = desk.take("a", lease=30 if ends == "lapse" else 20)
-    _look_and_wait(desk)  # until 20 s
-    if ends == "finish":
-        desk.do(calls.finish(desk.keys, "a", token, b""))
-    elif ends == "renew":
-        desk.do(calls.cancel(desk.keys, "a", token, "busy", 0))
-        desk.do(calls.operate(desk.keys, "retract", ["a"]))
-    desk.advance(20)
-    _look_and_wait(desk)  # by its own timer; nothing is due any more
+    with desk.ear() as ear:
+        _look_and_wait(desk)
+        if ends == "finish":
+            desk.do(calls.finish(desk.keys, "a", token, b""))
+        elif ends == "renew":
+            desk.do(calls.cancel(desk.keys, "a", token, "busy", 0))
+            desk.do(calls.operate(desk.keys, "retract", ["a"]))
+        desk.advance(20)
+        desk.do(calls.settle(desk.keys, keeper=True))
+        ear.heard()
 
-    desk.do(desk.publish("b", delay=5))
+        desk.do(desk.publish("b", delay=5))
 
-    assert desk.contents()["waiters"] == []
+        assert ear.alarms() == [(5000, desk.wire.process)]
+    assert desk.audit().meta("alarm") == desk.now + 5000
 
 
 @pytest.mark.parametrize("running", [None, 2])
@@ -249,11 +252,13 @@ def test_who_waits_is_told_when_a_lowered_limit_is_raised_again(desk: Desk, runn
     tokens = {taken.id: taken.token for taken in desk.do(desk.claim(2)).taken}
     desk.do(desk.limit("q", 1))
     desk.do(calls.cancel(desk.keys, "a", tokens["a"], "busy", 0))
-    _look_and_wait(desk)
+    with desk.ear() as ear:
+        _look_and_wait(desk)
 
-    desk.do(desk.limit("q", running))
+        desk.do(desk.limit("q", running))
 
-    assert desk.contents()["waiters"] == []
+        assert len(ear.told()) == 1
+    desk.audit()
 
 
 def test_who_waits_is_told_when_a_lowered_limit_lets_a_job_run_again(desk: Desk):
@@ -262,11 +267,12 @@ def test_who_waits_is_told_when_a_lowered_limit_lets_a_job_run_again(desk: Desk)
     tokens = {taken.id: taken.token for taken in desk.do(desk.claim(2)).taken}
     desk.do(desk.limit("q", 1))
     desk.do(calls.cancel(desk.keys, "a", tokens["a"], "busy", 0))
-    _look_and_wait(desk)
+    with desk.ear() as ear:
+        _look_and_wait(desk)
 
-    desk.do(calls.finish(desk.keys, "b", tokens["b"], b""))
+        desk.do(calls.finish(desk.keys, "b", tokens["b"], b""))
 
-    assert desk.contents()["waiters"] == []
+        assert len(ear.told()) == 1
     desk.audit()
 
 

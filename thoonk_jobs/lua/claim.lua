@@ -108,10 +108,12 @@ end
 
 if ARGV[8] == '1' then T.untell(T.caller) end
 local ids, more = replay(), false
-if #ids == 0 then
+local looked = #ids == 0
+if looked then
   more = T.alarm <= T.now and T.settle()
   ids = take()
 end
 T.back = math.max(0, T.back - #ids)
-T.short = #ids < most
+T.short = looked and #ids < most
+if T.short then T.stir = false end -- what is left may not run: nobody is to look for it in vain
 return handed_out(more, ids)

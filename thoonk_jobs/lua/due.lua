@@ -34,12 +34,13 @@ end
 
 -- Who cannot tell time that passed from a clock that jumped leaves it to those who keep the time, if there are any.
 local function for_others()
-  return not T.trusted and T.next_due() <= T.now and T.proclaim_alarm() > 0
+  return not T.trusted and T.proclaim_alarm() > 0
 end
 
 -- Settles what is due, bounded, and sets the alarm anew; true if there may be more. Deadlines first: a job past its own
 -- is not handed out.
 function T.settle()
+  T.stir = true -- for jobs whose first in line were gone
   if for_others() then return false end
   local more = each_due(K.expiring, T.now, 'lapse', lapse)
   more = each_due(K.claimed, T.now, 'expire', lose) or more

@@ -22,8 +22,9 @@ end
 
 -- The elapsed clock goes on from there; what is due by the wall's may be due at another moment of it now.
 function T.jump_to(now)
-  T.now, T.skew = now, now - T.wall
+  T.now = now
   if WRITES then
+    T.skew = now - T.wall
     redis.call('HSET', K.meta, 'skew', T.skew)
     T.due_at(now)
   end
@@ -31,7 +32,7 @@ end
 
 -- Something is due then, on the elapsed clock.
 function T.due_at(at)
-  if at < T.soonest then T.soonest = at end
+  if at < T.soonest then T.soonest = math.ceil(at) end
 end
 
 do

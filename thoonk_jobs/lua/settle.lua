@@ -12,7 +12,7 @@
 -- replies: 1 where more is due, else 0
 
 if ARGV[3] == '1' then
-  T.keeper = T.caller
+  T.keeper, T.dirty = T.caller, true
   local late = T.due(K.told, T.now)
   for _, process in ipairs(late) do T.untell(process) end
   T.all = #late > 0

@@ -63,7 +63,7 @@ function T.next_due()
     local first = redis.call('ZRANGE', index, 0, 0, 'WITHSCORES')
     if first[2] then soonest = math.min(soonest, first[2] + ahead) end
   end
-  return soonest
+  return math.ceil(soonest)
 end
 
 -- To all who look after the time: in how many ms the next moment is, and who acts on it unless he is gone.
