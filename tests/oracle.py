@@ -11,7 +11,7 @@ from transitions import MachineError
 from thoonk_jobs import machine
 from thoonk_jobs.errors import JobExists, JobNotFound, NotUnique, StaleClaim, TransitionRefused
 from thoonk_jobs.machine import ROWS, SLOTTED, Outcome, State
-from thoonk_jobs.timing import RECORD_KEPT, TOLD_FOR, WAITED
+from thoonk_jobs.timing import LEFT_FOR, RECORD_KEPT, TOLD_FOR, WAITED
 
 INF = float("inf")
 OK = None
@@ -71,6 +71,7 @@ class Oracle:
     alarm      when something is due, as far as the server says.
     listening  processes that hear what they are told.
     rung       what they were told since: numbers of places in line.
+    left       since when, by the wall, what is due is left to those who can tell the time.
     """
 
     now: int
@@ -79,6 +80,7 @@ class Oracle:
     alarm: float = INF
     keeper: str = ""
     listening: set[str] = field(default_factory=set)
+    left: int | None = None
     waiters: dict[str, int] = field(default_factory=dict)
     told: dict[str, int] = field(default_factory=dict)
     room: dict[str, int] = field(default_factory=dict)
@@ -150,7 +152,7 @@ class Oracle:
     def publish(self, id: str, data: str, **spec: Any) -> Any:
         self._sweep()
         job = self.jobs.get(id)
-        if job and job.bare and job.until <= self.now:
+        if job and job.bare and job.until <= self.now and self.trusted:
             self.move(job, "purge")
         elif job:
             if job.data != data:
@@ -433,7 +435,10 @@ class Oracle:
 
     def settle(self) -> None:
         if not self.trusted and self.listening:
-            return  # it is for those who can tell the time
+            self.left = self.wall if self.left is None else self.left
+            if abs(self.wall - self.left) < LEFT_FOR:
+                return  # it is for those who can tell the time
+        self.left = None
         for job in self._due(*ROWS["lapse"].sources, when=lambda job: job.expires):
             self._dispossess(job)
             self.move(job, "lapse")

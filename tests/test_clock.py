@@ -13,6 +13,7 @@ from desk import Desk, Ear, head
 from thoonk_jobs import Broker, calls
 from thoonk_jobs.machine import State
 from thoonk_jobs.request import Call, Reply
+from thoonk_jobs.timing import UNKNOWN_SKEW
 
 JUMPS = pytest.mark.parametrize("jump", [3600, -3600, 10], ids=["an hour on", "an hour back", "stood still for 10 s"])
 LEASE = 5.0
@@ -217,3 +218,33 @@ def test_a_keeper_who_cannot_tell_is_known_as_the_keeper(desk: Times, ear: Ear):
 
     assert ear.alarms()[-1][1] == "p2"
     assert desk.found()["meta"][b"keeper"] == b"p2"
+
+
+def test_a_newcomer_after_a_jump_learns_nothing_while_others_know_better(desk: Times, ear: Ear):
+    desk.jump(3600)
+
+    for _ in range(2):
+        reply = desk.unvouched(desk.claim(0))
+        assert reply.skew == UNKNOWN_SKEW
+
+    assert ear.alarms()[-1][0] == 0
+    assert desk.state("claimed") is State.CLAIMED
+
+
+def test_a_newcomer_learns_what_the_clock_shows_where_nobody_knows_better(desk: Times):
+    desk.jump(3600)
+
+    assert desk.unvouched(desk.claim(0)).skew == 0
+
+
+def test_what_those_who_keep_the_time_do_not_do_a_newcomer_does_after_3_seconds(desk: Times, ear: Ear):
+    desk.advance(LEASE)
+    desk.unvouched(calls.settle(desk.keys))
+    desk.advance(2.9)
+    desk.unvouched(calls.settle(desk.keys))
+    assert desk.state("claimed") is State.CLAIMED
+
+    desk.advance(0.1)
+    desk.unvouched(calls.settle(desk.keys))
+
+    assert desk.state("claimed") is State.AVAILABLE

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from struct import Struct
 
-from thoonk_jobs.timing import EXPECTED_FOR, QUICK
+from thoonk_jobs.timing import EXPECTED_FOR, QUICK, UNKNOWN_SKEW
 
 _HEAD = Struct(">dddd")
 _UNKNOWN = (math.nan, 0.0)
@@ -42,7 +42,7 @@ class Elapsed:
     def heard(self, queue: str, sent: float, shown: int, skew: int) -> None:
         """A reply: what the queue's clock showed, and when the request was sent, by the monotonic clock."""
         now = time.monotonic()
-        if now - sent < QUICK:
+        if now - sent < QUICK and skew != UNKNOWN_SKEW:
             self._known[queue] = (shown, skew, now)
         elif queue in self._known and self._known[queue][1] != skew:
             del self._known[queue]

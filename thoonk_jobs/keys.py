@@ -15,7 +15,8 @@ LAYOUT = (
         "meta",
         "hash",
         "counters seq, token, event; told_room, the jobs that processes were told of and have not come for; alarm and "
-        "keeper, when who looks after the time next; skew and seen of the elapsed clock, in ms; paused; born, in us",
+        "keeper, when who looks after the time next; skew and seen of the elapsed clock, in ms, and left, since "
+        "when what is due is left to those who know it; paused; born, in us",
     ),
     ("settings", "hash", "what `configure` set, as text"),
     ("limits", "hash", "`q` the queue, `e` each key, `k<key>` one key: number of running jobs allowed"),

@@ -10,6 +10,12 @@ TOLD_FOR = 2_000
 """ms in which a process that was told of jobs must look, before others are told."""
 JUMP = 1_000
 """ms that the server's clock may differ from what a process expects, before it is taken to have jumped."""
+SILENCE = 30_000
+"""ms without a call by anybody who knows the time, after which a clock may have jumped for all a newcomer can tell."""
+LEFT_FOR = 3_000
+"""ms for which a newcomer leaves what is due to those who keep the time."""
+UNKNOWN_SKEW = 2**52
+"""What a newcomer is told instead of the skew, for it to expect nothing."""
 GONE_AT_ONCE = 100
 """Waiting processes that are found gone in one call, before the rest is left to the alarm."""
 
@@ -27,5 +33,5 @@ EXPECTED_FOR = 60.0
 
 def constants() -> dict[str, str]:
     """What the names in capitals of the Lua files stand for."""
-    names = ("RECORD_KEPT", "WAITED", "TOLD_FOR", "JUMP", "GONE_AT_ONCE")
+    names = ("RECORD_KEPT", "WAITED", "TOLD_FOR", "JUMP", "SILENCE", "LEFT_FOR", "UNKNOWN_SKEW", "GONE_AT_ONCE")
     return {name: str(globals()[name]) for name in names}

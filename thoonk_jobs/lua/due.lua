@@ -32,9 +32,12 @@ local function promote(id, job)
   T.admit(id, 'promote')
 end
 
--- Who cannot tell time that passed from a clock that jumped leaves it to those who keep the time, if there are any.
+-- Who cannot tell time that passed from a clock that jumped leaves it to those who keep the time, if there are any; a
+-- few seconds, as they may be too far away to tell either.
 local function for_others()
-  return not T.trusted and T.proclaim_alarm() > 0
+  if T.trusted or T.proclaim_alarm() == 0 then return false end
+  if not T.left then redis.call('HSET', K.meta, 'left', T.wall) end
+  return math.abs(T.wall - (T.left or T.wall)) < LEFT_FOR
 end
 
 -- Settles what is due, bounded, and sets the alarm anew; true if there may be more. Deadlines first: a job past its own
@@ -42,6 +45,7 @@ end
 function T.settle()
   T.stir = true -- for jobs whose first in line were gone
   if for_others() then return false end
+  if T.left then redis.call('HDEL', K.meta, 'left') end
   local more = each_due(K.expiring, T.now, 'lapse', lapse)
   more = each_due(K.claimed, T.now, 'expire', lose) or more
   more = T.release_freed() or more -- who waits comes before who comes due

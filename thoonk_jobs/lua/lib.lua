@@ -36,11 +36,13 @@ function T.due_at(at)
 end
 
 do
-  local meta = redis.call('HMGET', K.meta, 'seq', 'token', 'event', 'told_room', 'skew', 'seen', 'alarm', 'keeper', 'paused')
+  local meta = redis.call('HMGET', K.meta, 'seq', 'token', 'event', 'told_room', 'skew', 'seen', 'alarm', 'keeper', 'paused',
+    'left')
   local function number(at, default) return tonumber(meta[at] or nil) or default end
   T.seq, T.token, T.event, T.told_room, T.skew = number(1, 0), number(2, 0), number(3, 0), number(4, 0), number(5, 0)
   T.seen, T.alarm, T.soonest = number(6), number(7, math.huge), math.huge
   T.keeper, T.paused, T.new_queue = meta[8] ~= '' and meta[8] or nil, meta[9] == '1', not meta[1]
+  T.left = number(10)
   T.begin()
 end
 

@@ -12,6 +12,7 @@ for _ = 1, T.trusted and 4 or 0 do
   if not more then break end
 end
 T.keep_time()
+T.dirty = true -- it was here: a newcomer that finds a longer silence may be after a jump
 return {
   tonumber(redis.call('ZSCORE', K.waiters, T.caller) or 0),
   T.alarm <= T.now and 1 or 0,

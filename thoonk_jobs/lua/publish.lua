@@ -81,7 +81,7 @@ end
 
 local function publish(id, digest, spec, data)
   local job = T.jobs[id]
-  if job and job[STATE] == FINISHED and job[BARE] == 1 and job[UNTIL] <= T.now then
+  if job and job[STATE] == FINISHED and job[BARE] == 1 and job[UNTIL] <= T.now and T.trusted then
     T.move(id, 'purge')
     T.gone[id] = nil -- nothing is left but the record, which the new job takes
   end
