@@ -22,6 +22,7 @@ _CONSTANT = re.compile(rf"\b({'|'.join(_CONSTANTS)})\b")
 _FUNCTION = re.compile(
     r"(?:^--.*\n)*^(?:local )?function ([\w.]+)\((?:.* end\n|.*\n(?:(?!end\n).*\n)*?end\n)\n?", re.MULTILINE
 )
+_TABLE = "local T = {\n"
 _KEY = re.compile(r"\bK\.(\w+)")
 _PLACES = {name: place for place, (name, *_) in enumerate(LAYOUT, 1)}
 SHARED = ("lib", "places", "move", "commit", "waiting", "limits", "watching", "retention", "due")
@@ -45,11 +46,11 @@ class Script:
 
 def _lua_row(row: Transition) -> str:
     number = list(State).index
-    sources = ", ".join(f"[{number(source)}]=true" for source in row.sources)
+    sources = ", ".join(f"[{number(source)}] = true" for source in row.sources)
     outcome = list(Outcome).index(row.outcome) + 1 if row.outcome else 0
     silent = str(row.silent).lower()
     return (
-        f"  {row.name} = {{from = {{{sources}}}, to = {number(row.target)}, code = {CODES[row.name]}, "
+        f"  {row.name} = {{{sources}, to = {number(row.target)}, code = {CODES[row.name]}, "
         f"silent = {silent}, outcome = {outcome}}},"
     )
 
@@ -71,18 +72,37 @@ def _numbered(code: str) -> str:
     return _CONSTANT.sub(lambda found: _CONSTANTS[found[1]], code)
 
 
-def _needed(shared: str, body: str) -> str:
-    """The shared parts without the functions that the body does not need: each would cost every call of the script."""
-    functions = {found[1]: found[0] for found in _FUNCTION.finditer(shared)}
+def _needed(functions: dict[str, str], *texts: str) -> set[str]:
+    """The names of the functions that these texts need, directly or by one another."""
     needed: set[str] = set()
-    texts = [body, _FUNCTION.sub("", shared)]
-    while texts:
-        text = texts.pop()
+    todo = list(texts)
+    while todo:
+        text = todo.pop()
         for name, code in functions.items():
             if name not in needed and re.search(rf"\b{re.escape(name)}\b", text):
                 needed.add(name)
-                texts.append(code)
-    return _FUNCTION.sub(lambda found: found[0] if found[1] in needed else "", shared)
+                todo.append(code)
+    return needed
+
+
+def _joined(shared: str, body: str) -> str:
+    """The shared parts for this body, arranged so that a call of the script costs little.
+
+    What it does not need is left out. The functions of T become fields of its constructor, which makes the table as
+    large as it is to be: it would be made anew each time that it doubles.
+    """
+    functions = {found[1]: found[0] for found in _FUNCTION.finditer(shared)}
+    rest = _FUNCTION.sub("", shared)
+    needed = _needed(functions, body, rest)
+    local, fields = [], []
+    for name, code in functions.items():
+        if name not in needed:
+            continue
+        if name.startswith("T."):
+            fields.append(code.replace(f"function {name}(", f"{name[2:]} = function(", 1).rstrip() + ",\n")
+        else:
+            local.append(code)
+    return rest.replace(_TABLE, "".join(("local T\n", *local, "T = {\n", *fields)), 1)
 
 
 def _compose(name: str) -> Script:
@@ -105,7 +125,7 @@ def _compose(name: str) -> Script:
         if reads
         else "return T.close(answer())"
     )
-    parts = _needed("\n".join(map(_read, shared)), body + end)
+    parts = _joined("\n".join(map(_read, shared)), body + end)
     source = "\n".join((
         f"#!lua flags={header['flags']}" if header["flags"] else "#!lua",
         "local EDGES = {",

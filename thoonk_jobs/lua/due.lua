@@ -5,7 +5,7 @@ local function each_due(index, at, row, act)
   T.load(ids)
   for _, id in ipairs(ids) do
     local job = T.jobs[id]
-    if job and EDGES[row].from[job[STATE]] then act(id, job) end
+    if job and EDGES[row][job[STATE]] then act(id, job) end
   end
   return #ids == 500
 end

@@ -94,7 +94,7 @@ end
 function T.move(id, row, reason)
   local job, edge = T.jobs[id], EDGES[row]
   local from, to = job[STATE], edge.to
-  if not edge.from[from] then error('the table has no ' .. row .. ' from state ' .. from) end
+  if not edge[from] then error('the table has no ' .. row .. ' from state ' .. from) end
   T.touch(id)
   if from == CLAIMED then job[ENDED], job[ENDED_BY] = job[TOKEN], edge.code end
   job[STATE] = to
@@ -153,7 +153,7 @@ function T.ask(id, rows)
   local job = T.jobs[id]
   if not job or job[STATE] == ABSENT then return {'absent', ABSENT} end
   local forgotten = T.hidden(job)
-  if EDGES[rows[1]].from[job[STATE]] and not forgotten then return nil end
+  if EDGES[rows[1]][job[STATE]] and not forgotten then return nil end
   return among(rows, job[VIA]) or {forgotten and 'absent' or 'refused', forgotten and ABSENT or job[STATE]}
 end
 

@@ -65,7 +65,7 @@ end
 local function meet(holder, id, digest, spec, data)
   local job, request = T.jobs[holder], string.sub(redis.sha1hex(id), 1, 16)
   local again = spec.conflict == 2 and job[REQUEST] == request and job[DIGEST] == digest
-  if not again and spec.conflict == 2 and EDGES.postpone.from[job[STATE]] then
+  if not again and spec.conflict == 2 and EDGES.postpone[job[STATE]] then
     T.touch(holder)
     plan(job, spec)
     if job[UNTIL] == 0 then job[UNTIL] = T.now end
