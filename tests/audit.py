@@ -108,6 +108,7 @@ def violations(found: Contents, over: Collection[str] = (), now: float = 0) -> l
         *_limits(found, over),
         *_waiters(found),
         *_alarm(found, now),
+        *_remembered(found),
         *_log(found),
     ]
 
@@ -287,15 +288,28 @@ def next_due(found: Contents) -> float:
     return min((math.ceil(at + more) for key, more in ahead.items() for _, at in found[key]), default=math.inf)
 
 
-def alarm(meta: dict[bytes, bytes]) -> float:
-    """When the alarm is set for; inf for never."""
-    at = meta.get(b"alarm", b"never")
+def alarm(meta: dict[bytes, bytes], name: bytes = b"alarm") -> float:
+    """When the alarm, or another moment, is set for; inf for never."""
+    at = meta.get(name, b"never")
     return math.inf if at == b"never" else float(at)
 
 
 def _alarm(found: Contents, now: float) -> Iterator[str]:
     if alarm(found["meta"]) > max(now, next_due(found)):
         yield f"something is due at {next_due(found)}, the alarm is set for {alarm(found['meta'])}"
+
+
+def _remembered(found: Contents) -> Iterator[str]:
+    """What meta has so that a script need not look elsewhere: of the scores a moment that is not too late."""
+    if found.meta("in_line") != len(found["waiters"]):
+        yield f"{found.meta('in_line')} are said to be in line, {len(found['waiters'])} are"
+    if bool(found.meta("configured")) != bool(found["settings"]):
+        yield f"configured is {found.meta('configured')}, the settings are {found['settings']}"
+    if not found.meta("limited") and (found["limits"] or found["waiting"] or found["parked"]):
+        yield f"nothing is said to be limited, the limits are {found['limits']}, {found['waiting']} wait"
+    over = min((at for key in ("finished", "unheard", "bare") for _, at in found[key]), default=math.inf)
+    if alarm(found["meta"], b"forget") > over:
+        yield f"jobs are to be forgotten at {over}, looked for only at {alarm(found['meta'], b'forget')}"
 
 
 def _log(found: Contents) -> Iterator[str]:

@@ -39,12 +39,11 @@ end
 local function remember(ids)
   local parts = {T.frame(ticket)}
   for _, id in ipairs(ids) do parts[#parts + 1] = T.frame(id) .. struct.pack('>d', T.jobs[id][TOKEN]) end
-  local since = tonumber(redis.call('HGET', K.tickets, '') or nil)
-  if since and math.abs(T.now - since) > TICKETS_KEPT then
+  if not T.tickets_at or math.abs(T.now - T.tickets_at) > TICKETS_KEPT then
     redis.call('UNLINK', K.tickets_before)
-    redis.call('RENAME', K.tickets, K.tickets_before)
+    if T.tickets_at then redis.call('RENAME', K.tickets, K.tickets_before) end
+    redis.call('HSET', K.meta, 'tickets_at', T.now)
   end
-  redis.call('HSETNX', K.tickets, '', string.format('%.0f', T.now))
   redis.call('HSET', K.tickets, lane, table.concat(parts))
 end
 
@@ -69,7 +68,7 @@ local function may_run(job)
 end
 
 local function candidates()
-  local limited, ids = redis.call('HLEN', K.limits) > 0, {}
+  local limited, ids = T.limited, {}
   local members = redis.call('ZRANGE', K.available, 0, (limited and 500 or most) - 1)
   for at, member in ipairs(members) do members[at] = string.sub(member, 9) end
   T.load(members)

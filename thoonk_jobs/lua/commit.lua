@@ -95,13 +95,21 @@ local function notify()
   end
 end
 
--- What was added may be wanted, or be due before the alarm.
+-- The least of a number and of the scores that were added to these indexes.
+local function least(added, number, ...)
+  for _, key in ipairs({...}) do
+    local list = added[key] or {}
+    for at = 1, #list, 2 do number = math.min(number, list[at]) end
+  end
+  return number
+end
+
+-- What was added may be wanted, be due before the alarm, or be forgotten before what is over already.
 local function note_added(added)
   if added[K.available] then T.stir = true end
-  for _, key in ipairs({K.scheduled, K.claimed, K.expiring, K.dated}) do
-    local list, ahead = added[key] or {}, key == K.dated and T.skew or 0
-    for at = 1, #list, 2 do T.due_at(list[at] + ahead) end
-  end
+  T.soonest = math.ceil(least(added, T.soonest, K.scheduled, K.claimed, K.expiring))
+  if added[K.dated] then T.due_at(least(added, math.huge, K.dated) + T.skew) end
+  T.forget = math.floor(least(added, T.forget, K.finished, K.unheard, K.bare))
 end
 
 function T.commit()

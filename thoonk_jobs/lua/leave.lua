@@ -9,7 +9,10 @@ local function resign()
   if not T.keeper and T.alarm < math.huge then T.alarm = T.now end
 end
 
-if redis.call('ZREM', K.waiters, T.caller) == 1 then redis.call('HDEL', K.room, T.caller) end
+if redis.call('ZREM', K.waiters, T.caller) == 1 then
+  T.in_line, T.dirty = T.in_line - 1, true
+  redis.call('HDEL', K.room, T.caller)
+end
 T.untell(T.caller)
 if T.keeper == T.caller then resign() end
 return 0

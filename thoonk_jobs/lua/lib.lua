@@ -37,12 +37,13 @@ end
 
 do
   local meta = redis.call('HMGET', K.meta, 'seq', 'token', 'event', 'told_room', 'skew', 'seen', 'alarm', 'keeper', 'paused',
-    'left')
+    'left', 'in_line', 'forget', 'configured', 'limited', 'tickets_at')
   local function number(at, default) return tonumber(meta[at] or nil) or default end
   T.seq, T.token, T.event, T.told_room, T.skew = number(1, 0), number(2, 0), number(3, 0), number(4, 0), number(5, 0)
   T.seen, T.alarm, T.soonest = number(6), number(7, math.huge), math.huge
   T.keeper, T.paused, T.new_queue = meta[8] ~= '' and meta[8] or nil, meta[9] == '1', not meta[1]
-  T.left = number(10)
+  T.left, T.in_line, T.forget = number(10), number(11, 0), number(12, math.huge)
+  T.configured, T.limited, T.tickets_at = meta[13] == '1', meta[14] == '1', number(15)
   T.begin()
 end
 
@@ -116,7 +117,7 @@ end
 -- A setting of the queue as text, nil where it was never set.
 function T.setting(name)
   if not T.settings then
-    local all = redis.call('HGETALL', K.settings)
+    local all = T.configured and redis.call('HGETALL', K.settings) or {}
     T.settings = {}
     for at = 1, #all, 2 do T.settings[all[at]] = all[at + 1] end
   end

@@ -5,6 +5,7 @@
 -- replies: 1 where more jobs are to be parked or released by another call, else 0
 
 local field, allowed = ARGV[3], ARGV[4]
+T.limited = true
 if allowed == '' then redis.call('HDEL', K.limits, field) else redis.call('HSET', K.limits, field, allowed) end
 
 -- The available jobs among those that hold a slot, the last in line first.
@@ -46,4 +47,6 @@ T.freed = {}
 T.commit()
 more = T.release({key, key ~= '' and '' or nil}) or more
 T.stir = true
+local limited = redis.call('HLEN', K.limits) + redis.call('ZCARD', K.waiting) + redis.call('ZCARD', K.parked) > 0
+redis.call('HSET', K.meta, 'limited', limited and 1 or 0)
 return more and 1 or 0

@@ -3,6 +3,7 @@
 T.limits = {}
 
 function T.limit(field)
+  if not T.limited then return false end
   if T.limits[field] == nil then T.limits[field] = tonumber(redis.call('HGET', K.limits, field) or nil) or false end
   return T.limits[field]
 end
@@ -61,6 +62,7 @@ local function in_line(key, n)
 end
 
 local function anyone_waits()
+  if not T.limited then return false end
   if T.waits == nil then T.waits = redis.call('ZCARD', K.waiting) + redis.call('ZCARD', K.parked) > 0 end
   return T.waits
 end
@@ -99,7 +101,7 @@ function T.release_freed()
   if T.freed[''] then keys[#keys + 1] = '' end
   T.freed = {}
   -- Under a lowered limit, what is available may have waited for less to run.
-  if #keys > 0 and redis.call('HLEN', K.limits) > 0 then T.stir = true end
+  if #keys > 0 and T.limited then T.stir = true end
   if #keys > 0 then return T.release(keys) end
   T.commit()
 end

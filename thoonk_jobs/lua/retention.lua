@@ -44,9 +44,7 @@ end
 -- Along with another request: only when a second's worth has gathered, so that one entry of the log carries many; by
 -- a clock that did not jump. True if there may be more.
 function T.sweep()
-  if not T.trusted then return end
-  for _, index in ipairs({K.bare, K.finished, K.unheard}) do
-    local first = redis.call('ZRANGEBYSCORE', index, '-inf', T.now - 1000, 'LIMIT', 0, 1)
-    if #first > 0 then return T.forget_finished(T.now) end
-  end
+  if not T.trusted or T.forget > T.now - 1000 then return end
+  T.forget, T.dirty = T.soonest_of({[K.finished] = 0, [K.unheard] = 0, [K.bare] = 0}), true
+  if T.forget <= T.now - 1000 then return T.forget_finished(T.now) end
 end

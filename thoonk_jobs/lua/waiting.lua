@@ -22,6 +22,7 @@ function T.register(room)
   if not number then
     number = T.draw_token()
     redis.call('ZADD', K.waiters, string.format('%.0f', number), T.caller)
+    T.in_line = T.in_line + 1
   end
   redis.call('HSET', K.room, T.caller, room)
   T.number = tonumber(number)
@@ -37,12 +38,13 @@ end
 
 -- Tells those who wait the longest, as many as the jobs need; all of them where some were told and never came.
 function T.wake(all)
+  if T.in_line == 0 then return end
   local available = T.paused and 0 or redis.call('ZCARD', K.available)
   local need, gone = available - T.told_room, 0
   while need > 0 or all and available > 0 do
     local process, number = unpack(redis.call('ZPOPMIN', K.waiters))
     if not process then return end
-    T.dirty = true
+    T.in_line, T.dirty = T.in_line - 1, true
     if T.ring(process, number) == 0 then
       redis.call('HDEL', K.room, process)
       gone = gone + 1
@@ -56,14 +58,19 @@ function T.wake(all)
   end
 end
 
--- When something is due, on the elapsed clock; infinite for never.
-function T.next_due()
+-- The least score of these indexes, each with what is to be added to its scores; infinite where they are empty.
+function T.soonest_of(indexes)
   local soonest = math.huge
-  for index, ahead in pairs({[K.expiring] = 0, [K.claimed] = 0, [K.scheduled] = 0, [K.told] = 0, [K.dated] = T.skew}) do
+  for index, ahead in pairs(indexes) do
     local first = redis.call('ZRANGE', index, 0, 0, 'WITHSCORES')
     if first[2] then soonest = math.min(soonest, first[2] + ahead) end
   end
-  return math.ceil(soonest)
+  return soonest
+end
+
+-- When something is due, on the elapsed clock; infinite for never.
+function T.next_due()
+  return math.ceil(T.soonest_of({[K.expiring] = 0, [K.claimed] = 0, [K.scheduled] = 0, [K.told] = 0, [K.dated] = T.skew}))
 end
 
 -- To all who look after the time: in how many ms the next moment is, and who acts on it unless he is gone.
@@ -78,11 +85,13 @@ local function arm()
   if T.soonest < T.alarm then T.alarm, T.proclaim = T.soonest, true end
 end
 
-local function store()
-  redis.call('HSET', K.meta, 'seq', T.seq, 'token', T.token, 'event', T.event, 'told_room', T.told_room,
-    'alarm', T.alarm < math.huge and string.format('%.0f', T.alarm) or 'never', 'keeper', T.keeper or '')
+local function moment(at) return at < math.huge and string.format('%.0f', at) or 'never' end
+
+-- The numbers of the queue, and further fields and values.
+local function store(...)
+  redis.call('HSET', K.meta, 'seq', T.seq, 'token', T.token, 'event', T.event, 'told_room', T.told_room, 'in_line', T.in_line,
+    'alarm', moment(T.alarm), 'forget', moment(T.forget), 'keeper', T.keeper or '', ...)
   if T.new_queue then redis.call('HSET', K.meta, 'born', string.format('%.0f', T.micros)) end
-  if T.vouched then redis.call('HSET', K.meta, 'seen', T.now) end
 end
 
 -- What the caller may go by from now on: nothing, where it is a stranger and comes after so long a silence that those
@@ -100,7 +109,9 @@ function T.close(answer)
   if T.back > 0 and (T.short or T.paused or redis.call('ZCARD', K.available) <= T.told_room) then T.register(T.back) end
   arm()
   if T.proclaim then T.proclaim_alarm() end
-  if T.dirty or T.proclaim then store() end
+  if T.dirty or T.proclaim then
+    if T.vouched then store('seen', T.now) else store() end
+  end
   local alarm = T.alarm < math.huge and math.max(0, T.alarm - T.now) or -1
   return {T.now, skew_to_tell(), T.number or 0, alarm, T.keeper == T.caller and 1 or 0, answer}
 end
