@@ -38,7 +38,7 @@ end
 
 local function remember(ids)
   local parts = {T.frame(ticket)}
-  for _, id in ipairs(ids) do parts[#parts + 1] = T.frame(id) .. struct.pack('>d', T.jobs[id][TOKEN]) end
+  for _, id in ipairs(ids) do parts[#parts + 1] = struct.pack('>Hc0d', #id, id, T.jobs[id][TOKEN]) end
   if not T.tickets_at or math.abs(T.now - T.tickets_at) > TICKETS_KEPT then
     redis.call('UNLINK', K.tickets_before)
     if T.tickets_at then redis.call('RENAME', K.tickets, K.tickets_before) end
@@ -99,7 +99,7 @@ local function handed_out(more, ids)
   local data = #ids > 0 and redis.call('HMGET', K.payload, unpack(ids)) or {}
   for at, id in ipairs(ids) do
     local job = T.jobs[id]
-    reply[4 * at - 2], reply[4 * at - 1], reply[4 * at] = id, T.pack(job), data[at]
+    reply[4 * at - 2], reply[4 * at - 1], reply[4 * at] = id, T.packed[id] or T.pack(job), data[at]
     reply[4 * at + 1] = job[TOTAL_FAILURES] > 0 and redis.call('HGET', K.result, id)
   end
   return reply

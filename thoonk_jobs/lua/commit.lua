@@ -6,8 +6,8 @@ local function append(lists, key, first, second)
     list = {}
     lists[key] = list
   end
-  list[#list + 1] = first
-  if second then list[#list + 1] = second end
+  local last = #list
+  list[last + 1], list[last + 2] = first, second
 end
 
 local function write_other_places(id, job, removed, added)
@@ -33,14 +33,15 @@ local function write_places()
 end
 
 local function write_records()
-  local kept, dropped = {}, {}
+  local kept, dropped, packed, last = {}, {}, T.packed, 0
   for _, id in ipairs(T.touched) do
     local job = T.jobs[id]
     if job[STATE] == ABSENT then
       dropped[#dropped + 1] = id
     else
-      kept[#kept + 1] = id
-      kept[#kept + 1] = T.pack(job)
+      packed[id] = T.pack(job)
+      kept[last + 1], kept[last + 2] = id, packed[id]
+      last = last + 2
     end
   end
   T.spread('HSET', K.record, kept, 2)

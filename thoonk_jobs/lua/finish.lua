@@ -7,11 +7,13 @@
 -- args: (id, token, result or nothing)*
 -- replies: the row's code; or {why, state}
 
+local ROWS = {'finish'}
+
 T.sweep()
 T.commit()
 local answers = T.each(3, 3, function(id, at)
   local result = ARGV[at + 2]
-  local answer = T.ask_claimant(id, {'finish'}, ARGV[at + 1])
+  local answer = T.ask_claimant(id, ROWS, ARGV[at + 1])
   if answer then return answer end
   local job = T.jobs[id]
   job[REASON] = ''

@@ -9,6 +9,7 @@ local T = {
   slotted = SLOTTED_STATES,
   reports = {progress = {code = 101, kind = 'p'}, log = {code = 102, kind = 'l'}, emit = {code = 103, kind = 'e'}},
   jobs = {}, -- id -> record, or false
+  packed = {}, -- id -> record as it was written by this call
   freed = {}, -- keys that gave slots back
 }
 
@@ -87,11 +88,14 @@ function T.load(ids)
     end
   end
   if #wanted == 0 then return end
-  local found = redis.call('HMGET', K.record, unpack(wanted))
+  local found, tail = redis.call('HMGET', K.record, unpack(wanted)), nil
   for at, id in ipairs(wanted) do
     local raw = found[at]
     if raw then
-      if string.byte(raw) == 0 then raw = raw .. string.rep('\0', NOT_RUN_SIZE) end
+      if string.byte(raw) == 0 then
+        tail = tail or string.rep('\0', NOT_RUN_SIZE)
+        raw = raw .. tail
+      end
       jobs[id] = {struct.unpack(FULL_FORMAT, raw)}
     end
   end
@@ -142,8 +146,8 @@ function T.draw_order(front)
 end
 
 function T.keep_result(id, bytes)
-  T.results[#T.results + 1] = id
-  T.results[#T.results + 1] = bytes
+  local results, last = T.results, #T.results
+  results[last + 1], results[last + 2] = id, bytes
 end
 
 -- The counts that bound attempts start over, at the back of the job's class.

@@ -20,6 +20,7 @@ end
 
 -- What a job would wait for: 2 a slot of its key, 1 one of the queue, nil nothing.
 local function blocked(job)
+  if not T.limited then return nil end
   if job[KEY] ~= '' and T.room(job[KEY]) < 1 then return 2 end
   if T.room('') < 1 then return 1 end
 end

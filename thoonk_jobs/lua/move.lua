@@ -12,6 +12,7 @@ function T.tell(process, kind, bytes)
 end
 
 function T.tell_watchers(id, job, kind)
+  if job[HOME] == '' and job[WATCHED] == 0 then return end
   local prefix = T.frame(id)
   local bytes = kind == 's' and prefix .. struct.pack('>d', job[UNTIL]) or prefix
   if job[HOME] ~= '' then T.tell(job[HOME], kind, bytes) end
@@ -59,13 +60,15 @@ local function count_slot(key, change)
 end
 
 local function take_or_give(id, job, from, to)
-  local change = (T.slotted[to] and 1 or 0) - (T.slotted[from] and 1 or 0)
-  if change ~= 0 then
-    count_slot('', change)
-    if job[KEY] ~= '' then count_slot(job[KEY], change) end
+  if T.limited then
+    local change = (T.slotted[to] and 1 or 0) - (T.slotted[from] and 1 or 0)
+    if change ~= 0 then
+      count_slot('', change)
+      if job[KEY] ~= '' then count_slot(job[KEY], change) end
+    end
+    -- One that was next in its key's line and waited for the queue: the next of that key may be let go.
+    if from == WAITING and to ~= AVAILABLE and job[KEY] ~= '' then T.freed[job[KEY]] = true end
   end
-  -- One that was next in its key's line and waited for the queue: the next of that key may be let go.
-  if from == WAITING and to ~= AVAILABLE and job[KEY] ~= '' then T.freed[job[KEY]] = true end
   local name = job[UNIQUE]
   if name == '' then return end
   if T.live[to] and not T.live[from] then T.names[name] = id end

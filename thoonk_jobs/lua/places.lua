@@ -46,9 +46,10 @@ end
 -- To be called before a record changes in memory: from here on commit writes it.
 function T.touch(id)
   if T.index[id] ~= nil then return end
+  T.touched[#T.touched + 1], T.index[id] = id, false
   local job = T.jobs[id]
+  if job[STATE] == ABSENT then return end
   local key, _, member = T.place(id, job)
-  T.index[id], T.member[id] = key or false, member
+  T.index[id], T.member[id] = key, member
   if job[EXPIRES] ~= '' or job[KEY] ~= '' then T.others[id] = T.other_places(id, job) end
-  T.touched[#T.touched + 1] = id
 end

@@ -9,7 +9,8 @@
 -- replies: the sum of 1 where the queue held nothing, to be entered in the list of queues, and 2 where more is over
 -- and to be settled; then of each item the record; or {id, record} of the holder of its unique name; or {why, state, detail}
 
-local SPECS = {}
+local SPECS, BLANK = {}, {struct.unpack(FULL_FORMAT, string.rep('\0', BLANK_SIZE))}
+local MOST = T.number_setting('max_payload', 1048576)
 
 local function given(value, name, default, scale)
   if value == value then return value end
@@ -37,7 +38,7 @@ local function plan(job, spec)
 end
 
 local function draft(id, digest, spec)
-  local job = {struct.unpack(FULL_FORMAT, string.rep('\0', BLANK_SIZE))}
+  local job = {unpack(BLANK)}
   T.jobs[id] = job
   job[PRIORITY], job[ORDER] = spec.priority, T.draw_order(spec.priority == math.huge)
   job[KEEP], job[MAX_ATTEMPTS], job[PASSING] = spec.keep, spec.max_attempts, spec.passing
@@ -49,8 +50,8 @@ local function draft(id, digest, spec)
 end
 
 local function store(id, data)
-  T.payloads[#T.payloads + 1] = id
-  T.payloads[#T.payloads + 1] = data
+  local payloads, last = T.payloads, #T.payloads
+  payloads[last + 1], payloads[last + 2] = id, data
 end
 
 local function holder_of(name)
@@ -90,8 +91,7 @@ local function publish(id, digest, spec, data)
     T.watch(id, spec.home)
     return id
   end
-  local most = T.number_setting('max_payload', 1048576)
-  if #data > most then return {'too-large', ABSENT, string.format('%.0f', most)} end
+  if #data > MOST then return {'too-large', ABSENT, string.format('%.0f', MOST)} end
   local holder = holder_of(spec.unique)
   if holder then return meet(holder, id, digest, spec, data) end
   if draft(id, digest, spec)[UNTIL] > 0 then T.move(id, 'schedule') else T.admit(id, 'publish') end
@@ -112,9 +112,9 @@ T.release_freed()
 for at = 2, #answers do
   local answer = answers[at]
   if type(answer) == 'string' then
-    answers[at] = T.pack(T.jobs[answer])
+    answers[at] = T.packed[answer] or T.pack(T.jobs[answer])
   elseif #answer == 1 then
-    answer[2] = T.pack(T.jobs[answer[1]])
+    answer[2] = T.packed[answer[1]] or T.pack(T.jobs[answer[1]])
   end
 end
 return answers
