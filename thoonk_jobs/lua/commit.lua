@@ -19,11 +19,11 @@ local function write_other_places(id, job, removed, added)
 end
 
 local function write_places()
-  local removed, added = {}, {}
+  local removed, added, place = {}, {}, T.place
   for _, id in ipairs(T.touched) do
-    local job, before = T.jobs[id], T.index[id]
-    local key, score, member = T.place(id, job)
-    if before and (before ~= key or T.member[id] ~= member) then append(removed, before, T.member[id]) end
+    local job, before, was = T.jobs[id], T.index[id], T.member[id] or id
+    local key, score, member = place(id, job)
+    if before and (before ~= key or was ~= member) then append(removed, before, was) end
     if key then append(added, key, score, member) end
     if T.others[id] or job[EXPIRES] ~= '' or job[KEY] ~= '' then write_other_places(id, job, removed, added) end
   end
@@ -33,14 +33,14 @@ local function write_places()
 end
 
 local function write_records()
-  local kept, dropped, packed, last = {}, {}, T.packed, 0
+  local kept, dropped, last, pack = {}, {}, 0, T.pack
   for _, id in ipairs(T.touched) do
     local job = T.jobs[id]
     if job[STATE] == ABSENT then
       dropped[#dropped + 1] = id
     else
-      packed[id] = T.pack(job)
-      kept[last + 1], kept[last + 2] = id, packed[id]
+      local packed = pack(job)
+      kept[last + 1], kept[last + 2], T.packed[id] = id, packed, packed
       last = last + 2
     end
   end

@@ -50,6 +50,7 @@ function T.touch(id)
   local job = T.jobs[id]
   if job[STATE] == ABSENT then return end
   local key, _, member = T.place(id, job)
-  T.index[id], T.member[id] = key, member
+  T.index[id] = key
+  if member ~= id then T.member[id] = member end
   if job[EXPIRES] ~= '' or job[KEY] ~= '' then T.others[id] = T.other_places(id, job) end
 end

@@ -18,17 +18,24 @@ local function given(value, name, default, scale)
 end
 
 local function read_spec(raw)
-  local spec = {}
-  spec.priority, spec.delay, spec.run_at, spec.expires_in, spec.keep, spec.max_attempts, spec.passing,
-    spec.conflict, spec.key, spec.unique, spec.home, spec.backoff = struct.unpack(SPEC_FORMAT, raw)
-  spec.priority = given(spec.priority, 'priority', 0)
-  spec.expires_in = given(spec.expires_in, 'expires_in', math.huge, 1000)
-  spec.keep = given(spec.keep, 'keep', 3600)
-  spec.max_attempts = given(spec.max_attempts, 'max_attempts', 1)
-  if spec.max_attempts > COUNT_LIMIT then spec.max_attempts = 0 end
-  if spec.backoff == '' then spec.backoff = T.setting('backoff') or '' end
-  if spec.backoff == '-' then spec.backoff = '' end
-  return spec
+  local priority, delay, run_at, expires_in, keep, max_attempts, passing, conflict, key, unique, home, backoff =
+    struct.unpack(SPEC_FORMAT, raw)
+  max_attempts = given(max_attempts, 'max_attempts', 1)
+  if backoff == '' then backoff = T.setting('backoff') or '' end
+  return {
+    priority = given(priority, 'priority', 0),
+    delay = delay,
+    run_at = run_at,
+    expires_in = given(expires_in, 'expires_in', math.huge, 1000),
+    keep = given(keep, 'keep', 3600),
+    max_attempts = max_attempts > COUNT_LIMIT and 0 or max_attempts,
+    passing = passing,
+    conflict = conflict,
+    key = key,
+    unique = unique,
+    home = home,
+    backoff = backoff == '-' and '' or backoff,
+  }
 end
 
 local function plan(job, spec)
