@@ -115,7 +115,7 @@ function T.pack(job)
 end
 
 function T.bump(job, field)
-  job[field] = math.min(job[field] + 1, COUNT_LIMIT)
+  if job[field] < COUNT_LIMIT then job[field] = job[field] + 1 end
 end
 
 -- A setting of the queue as text, nil where it was never set.

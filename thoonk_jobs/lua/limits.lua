@@ -63,7 +63,6 @@ local function in_line(key, n)
 end
 
 local function anyone_waits()
-  if not T.limited then return false end
   if T.waits == nil then T.waits = redis.call('ZCARD', K.waiting) + redis.call('ZCARD', K.parked) > 0 end
   return T.waits
 end
@@ -80,7 +79,7 @@ end
 -- Lets go as many as fit of those that wait for what became free; true where more may fit than one call may move.
 function T.release(keys)
   T.commit()
-  if not anyone_waits() then return false end
+  if not T.limited or not anyone_waits() then return false end
   T.waits = nil
   local left = 500
   for _, key in ipairs(keys) do
@@ -109,7 +108,7 @@ end
 
 -- After each item: the next one finds what it would find as a request of its own.
 function T.next_item()
-  if next(T.freed) and anyone_waits() then T.release_freed() end
+  if T.limited and next(T.freed) and anyone_waits() then T.release_freed() end
 end
 
 -- Answers each item for itself; act gets its id and the place of its first argument.

@@ -59,18 +59,18 @@ local function count_slot(key, change)
   if change < 0 then T.freed[key] = true end
 end
 
-local function take_or_give(id, job, from, to)
-  if T.limited then
-    local change = (T.slotted[to] and 1 or 0) - (T.slotted[from] and 1 or 0)
-    if change ~= 0 then
-      count_slot('', change)
-      if job[KEY] ~= '' then count_slot(job[KEY], change) end
-    end
-    -- One that was next in its key's line and waited for the queue: the next of that key may be let go.
-    if from == WAITING and to ~= AVAILABLE and job[KEY] ~= '' then T.freed[job[KEY]] = true end
+local function move_slot(job, from, to)
+  local change = (T.slotted[to] and 1 or 0) - (T.slotted[from] and 1 or 0)
+  if change ~= 0 then
+    count_slot('', change)
+    if job[KEY] ~= '' then count_slot(job[KEY], change) end
   end
+  -- One that was next in its key's line and waited for the queue: the next of that key may be let go.
+  if from == WAITING and to ~= AVAILABLE and job[KEY] ~= '' then T.freed[job[KEY]] = true end
+end
+
+local function move_name(id, job, from, to)
   local name = job[UNIQUE]
-  if name == '' then return end
   if T.live[to] and not T.live[from] then T.names[name] = id end
   if T.live[from] and not T.live[to] then T.names[name] = false end
   if to == CLAIMED and job[PASSING] == 1 then
@@ -103,7 +103,8 @@ function T.move(id, row, reason)
   job[STATE] = to
   if not edge.silent then job[VIA] = edge.code end
   if reason then job[REASON] = reason end
-  take_or_give(id, job, from, to)
+  if T.limited then move_slot(job, from, to) end
+  if job[UNIQUE] ~= '' then move_name(id, job, from, to) end
   if to == FINISHED then
     job[OUTCOME], job[FINISHED_AT], job[RAN] = edge.outcome, T.wall, 1
     T.tell_watchers(id, job, 'j')
