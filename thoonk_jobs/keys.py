@@ -14,11 +14,11 @@ LAYOUT = (
     (
         "meta",
         "hash",
-        "counters seq, token, event; told_room, the jobs that processes were told of and have not come for; in_line, how "
-        "many processes are in waiters; alarm and keeper, when who looks after the time next; forget, before which "
-        "nothing in finished, unheard and bare is over; skew and seen of the elapsed clock, in ms, and left, since "
-        "when what is due is left to those who know it; paused; configured, 1 once there are settings; limited, 1 while "
-        "there are limits or jobs that wait; tickets_at, since when tickets are kept; born, in us",
+        "counters seq, token, event; told_room, the jobs that processes were told of and have not come for; in_line, "
+        "how many processes are in waiters; alarm and keeper, when who looks after the time next; forget, before "
+        "which nothing in finished, unheard and bare is over; skew and seen of the elapsed clock, in ms, and left, "
+        "since when what is due is left to those who know it; paused; configured, 1 once there are settings; limited, "
+        "1 while there are limits or jobs that wait; tickets_at, since when tickets are kept; born, in us",
     ),
     ("settings", "hash", "what `configure` set, as text"),
     ("limits", "hash", "`q` the queue, `e` each key, `k<key>` one key: number of running jobs allowed"),

@@ -41,7 +41,7 @@ local function remember(ids)
   for _, id in ipairs(ids) do parts[#parts + 1] = struct.pack('>Hc0d', #id, id, T.jobs[id][TOKEN]) end
   if not T.tickets_at or math.abs(T.now - T.tickets_at) > TICKETS_KEPT then
     redis.call('UNLINK', K.tickets_before)
-    if T.tickets_at then redis.call('RENAME', K.tickets, K.tickets_before) end
+    if redis.call('EXISTS', K.tickets) == 1 then redis.call('RENAME', K.tickets, K.tickets_before) end
     redis.call('HSET', K.meta, 'tickets_at', T.now)
   end
   redis.call('HSET', K.tickets, lane, table.concat(parts))

@@ -10,6 +10,7 @@ if live == 0 then
   local waiters = redis.call('ZRANGE', K.waiters, 0, -1, 'WITHSCORES')
   for at = 1, #waiters, 2 do T.ring(waiters[at], waiters[at + 1]) end -- they register anew
   redis.call('UNLINK', unpack(KEYS))
-  T.alarm, T.soonest, T.forget, T.in_line = math.huge, math.huge, math.huge, 0 -- nothing is left to be due, or to be written
+  -- Nothing is left to be due, or to be written.
+  T.alarm, T.soonest, T.forget, T.in_line = math.huge, math.huge, math.huge, 0
 end
 return live

@@ -42,9 +42,9 @@ function T.forget_finished(at)
 end
 
 -- Along with another request: only when a second's worth has gathered, so that one entry of the log carries many; by
--- a clock that did not jump. True if there may be more.
+-- a clock that did not jump. True if there may be more. What meta has may be too early a moment, never too late a one.
 function T.sweep()
   if not T.trusted or T.forget > T.now - 1000 then return end
-  T.forget, T.dirty = T.soonest_of({[K.finished] = 0, [K.unheard] = 0, [K.bare] = 0}), true
+  T.forget, T.dirty = T.soonest_of(K.finished, K.unheard, K.bare), true
   if T.forget <= T.now - 1000 then return T.forget_finished(T.now) end
 end

@@ -58,19 +58,20 @@ function T.wake(all)
   end
 end
 
--- The least score of these indexes, each with what is to be added to its scores; infinite where they are empty.
-function T.soonest_of(indexes)
+-- The least score of these indexes; infinite where they are empty.
+function T.soonest_of(...)
   local soonest = math.huge
-  for index, ahead in pairs(indexes) do
+  for _, index in ipairs({...}) do
     local first = redis.call('ZRANGE', index, 0, 0, 'WITHSCORES')
-    if first[2] then soonest = math.min(soonest, first[2] + ahead) end
+    if first[2] then soonest = math.min(soonest, first[2]) end
   end
   return soonest
 end
 
 -- When something is due, on the elapsed clock; infinite for never.
 function T.next_due()
-  return math.ceil(T.soonest_of({[K.expiring] = 0, [K.claimed] = 0, [K.scheduled] = 0, [K.told] = 0, [K.dated] = T.skew}))
+  local dated = T.soonest_of(K.dated) + T.skew
+  return math.ceil(math.min(T.soonest_of(K.expiring, K.claimed, K.scheduled, K.told), dated))
 end
 
 -- To all who look after the time: in how many ms the next moment is, and who acts on it unless he is gone.
@@ -89,8 +90,8 @@ local function moment(at) return at < math.huge and string.format('%.0f', at) or
 
 -- The numbers of the queue, and further fields and values.
 local function store(...)
-  redis.call('HSET', K.meta, 'seq', T.seq, 'token', T.token, 'event', T.event, 'told_room', T.told_room, 'in_line', T.in_line,
-    'alarm', moment(T.alarm), 'forget', moment(T.forget), 'keeper', T.keeper or '', ...)
+  redis.call('HSET', K.meta, 'seq', T.seq, 'token', T.token, 'event', T.event, 'told_room', T.told_room,
+    'in_line', T.in_line, 'alarm', moment(T.alarm), 'forget', moment(T.forget), 'keeper', T.keeper or '', ...)
   if T.new_queue then redis.call('HSET', K.meta, 'born', string.format('%.0f', T.micros)) end
 end
 
