@@ -10,7 +10,6 @@
 local ROWS = {'finish'}
 
 T.sweep()
-T.commit()
 local answers = T.each(3, 3, function(id, at)
   local result = ARGV[at + 2]
   local answer = T.ask_claimant(id, ROWS, ARGV[at + 1])

@@ -108,7 +108,6 @@ end
 
 local ids = T.items(3, 4)
 local answers = {(T.new_queue and 1 or 0) + (T.sweep() and 2 or 0)}
-T.commit()
 for at, id in ipairs(ids) do
   local digest, raw, data = ARGV[4 * at], ARGV[4 * at + 1], ARGV[4 * at + 2]
   SPECS[raw] = SPECS[raw] or read_spec(raw)

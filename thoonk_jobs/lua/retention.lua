@@ -44,7 +44,9 @@ end
 -- Along with another request: only when a second's worth has gathered, so that one entry of the log carries many; by
 -- a clock that did not jump. True if there may be more. What meta has may be too early a moment, never too late a one.
 function T.sweep()
-  if not T.trusted or T.forget > T.now - 1000 then return end
-  T.forget, T.dirty = T.soonest_of(K.finished, K.unheard, K.bare), true
-  if T.forget <= T.now - 1000 then return T.forget_finished(T.now) end
+  if not T.trusted or T.forget > T.now - 1000 then return false end
+  local more = T.soonest_of(K.finished, K.unheard, K.bare) <= T.now - 1000 and T.forget_finished(T.now)
+  T.commit()
+  T.forget, T.dirty = math.floor(T.soonest_of(K.finished, K.unheard, K.bare)), true
+  return more
 end
