@@ -10,7 +10,9 @@ import pytest
 import redis
 from helpers import INF, SOON, in_thread, taken, until
 
-from thoonk_jobs import Broker, BrokerClosed, Claim, InvalidArgument, PayloadError, Queue, StaleClaim, State, calls
+from thoonk_jobs import BrokerClosed, Claim, InvalidArgument, PayloadError, Queue, StaleClaim, State, calls
+
+pytestmark = pytest.mark.asyncio_on("valkey")
 
 
 def test_get_many_waits_for_the_first_then_takes_what_is_there(queue):
@@ -97,7 +99,7 @@ def test_a_lease_cut_short_by_hand_is_noticed_by_those_who_wait(queue, elsewhere
 
 def claimed_by(queue: Queue, ticket: str) -> list[tuple[str, int]]:
     call = calls.claim(queue.keys, "lane", ticket, 2, 30, "worker")
-    return [(taken.id, taken.token) for taken in queue.session.wire.run(call).taken]
+    return [(taken.id, taken.token) for taken in queue.session.run(call).taken]
 
 
 def test_a_claim_sent_again_with_its_ticket_gets_the_same_claims_while_they_are_valid(queue):
@@ -106,7 +108,7 @@ def test_a_claim_sent_again_with_its_ticket_gets_the_same_claims_while_they_are_
     assert [id for id, _ in first] == [job.id for job in jobs[:2]]
 
     assert claimed_by(queue, "t1") == first
-    queue.session.wire.run(calls.finish(queue.keys, *first[0], b""))
+    queue.session.run(calls.finish(queue.keys, *first[0], b""))
     assert claimed_by(queue, "t1") == first[1:]
 
     assert [id for id, _ in claimed_by(queue, "t2")] == [job.id for job in jobs[2:]]
@@ -126,10 +128,10 @@ def test_a_verb_sent_again_by_its_claimant_counts_once(queue, everything, verb):
         "stall": lambda: calls.stall(queue.keys, claim.id, "", claim.token),
         "progress": lambda: calls.report(*name, "progress", 1, b"j[1,2,null,0]"),
     }[verb]()
-    assert queue.session.wire.run(call) == [None]
+    assert queue.session.run(call) == [None]
     before = everything()
 
-    assert queue.session.wire.run(call) == [None]
+    assert queue.session.run(call) == [None]
 
     assert everything() == before
 
@@ -137,8 +139,8 @@ def test_a_verb_sent_again_by_its_claimant_counts_once(queue, everything, verb):
 # Closing
 
 
-def test_closing_gives_held_claims_back_at_no_cost(url, namespace, queue):
-    with Broker(url, namespace=namespace) as closing:
+def test_closing_gives_held_claims_back_at_no_cost(connect, queue):
+    with connect() as closing:
         queue.publish_many(range(3))
         claims = closing.queue("letters").get_many(3)
 
@@ -151,9 +153,9 @@ def test_closing_gives_held_claims_back_at_no_cost(url, namespace, queue):
     closing.close()
 
 
-def test_closing_ends_waiting_calls_and_leaves_no_job_with_them(url, namespace, queue, client):
+def test_closing_ends_waiting_calls_and_leaves_no_job_with_them(connect, queue, client):
     for _ in range(10):
-        closing = Broker(url, namespace=namespace)
+        closing = connect()
         there = closing.queue("letters")
         queue.publish("letter")
         held = there.get()
@@ -166,19 +168,19 @@ def test_closing_ends_waiting_calls_and_leaves_no_job_with_them(url, namespace, 
         queue.get(timeout=1).finish()
 
 
-def test_closing_does_not_wait_for_a_thread_that_missed_it(url, namespace, queue):
+def test_closing_does_not_wait_for_a_thread_that_missed_it(connect, queue):
     for _ in range(40):
         queue.publish("letter")
-        closing = Broker(url, namespace=namespace)
+        closing = connect()
         closing.queue("letters").get().finish()
         began = time.monotonic()
         closing.close()
         assert time.monotonic() - began < 3
 
 
-def test_closing_does_not_wait_for_a_get_that_is_just_connecting(url, namespace):
+def test_closing_does_not_wait_for_a_get_that_is_just_connecting(connect):
     for n in range(40):
-        closing = Broker(url, namespace=namespace)
+        closing = connect()
         ended = in_thread(closing.queue("letters").get)
         time.sleep(n / 8000)
         began = time.monotonic()
@@ -212,7 +214,7 @@ def test_a_job_whose_stored_data_cannot_be_read_is_stalled_and_get_goes_on(queue
 
 
 def reports(queue: Queue, id: str, kind: str) -> list[bytes]:
-    return [data for _, data in queue.session.wire.run(calls.reports(queue.keys, id, kind, b"", 5000))]
+    return [data for _, data in queue.session.run(calls.reports(queue.keys, id, kind, b"", 5000))]
 
 
 def test_reports_of_each_kind_are_kept_in_order_and_the_last_thousand_of_them(queue):
