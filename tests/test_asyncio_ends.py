@@ -1,0 +1,327 @@
+"""How things end in the asyncio client: cancelled tasks, closed brokers, loops that are over, and callbacks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import pytest
+import redis
+from helpers import SOON, in_loop, soon
+
+from thoonk_jobs import (
+    AsyncBroker,
+    AsyncClaim,
+    AsyncJob,
+    AsyncQueue,
+    Broker,
+    BrokerClosed,
+    EmbeddedServer,
+    Outcome,
+    StaleClaim,
+    State,
+    ThoonkError,
+)
+
+
+@pytest.fixture
+def place(url: str, namespace: str) -> dict[str, str]:
+    """The arguments of a broker."""
+    return {"url": url, "namespace": namespace}
+
+
+@asynccontextmanager
+async def letters(place: dict[str, str], **options: Any) -> AsyncIterator[AsyncQueue]:
+    async with AsyncBroker(**place, **options) as broker:
+        yield broker.queue("letters")
+
+
+async def taken(queue: AsyncQueue, **options: Any) -> AsyncClaim:
+    claim = await queue.get(timeout=0, **options)
+    assert claim is not None
+    return claim
+
+
+@contextmanager
+def slow(client: redis.Redis, seconds: float = 30) -> Iterator[None]:
+    """A server that does not answer what may write."""
+    client.execute_command("CLIENT", "PAUSE", round(seconds * 1000), "WRITE")
+    try:
+        yield
+    finally:
+        client.execute_command("CLIENT", "UNPAUSE")
+
+
+async def begun(*tasks: asyncio.Task[Any]) -> None:
+    """Returns when they wait for the server."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not any(task.done() for task in tasks)
+
+
+# Cancelled
+
+
+@pytest.mark.parametrize("timeout", [0, None])
+@in_loop
+async def test_what_a_cancelled_get_takes_goes_back_at_once_and_at_no_cost(place, client, timeout):
+    async with letters(place) as queue, letters(place) as elsewhere:
+        job = await queue.publish("letter")
+        await elsewhere.counts()
+        with slow(client):
+            got = asyncio.create_task(elsewhere.get(timeout))
+            await begun(got)
+            got.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await got
+
+        again = await queue.get(timeout=SOON / 4)
+
+        assert (again.id, again.cancels, again.failures, again.lost) == (job.id, 0, 0, 0)
+
+
+@in_loop
+async def test_a_get_whose_broker_is_closed_while_its_claim_is_on_its_way_leaves_no_job_behind(place, client):
+    async with letters(place) as queue:
+        job = await queue.publish("letter")
+        async with letters(place) as elsewhere:
+            await elsewhere.counts()
+            with slow(client):
+                got = asyncio.create_task(elsewhere.get())
+                await begun(got)
+                closing = asyncio.create_task(elsewhere._broker.close())
+                await begun(closing)
+            with pytest.raises(BrokerClosed):
+                await got
+            await closing
+
+        assert (await queue.get(timeout=SOON / 4)).id == job.id
+
+
+# Claims
+
+
+@in_loop
+async def test_a_block_finishes_its_claim_or_fails_it_with_the_exception(place):
+    async with letters(place) as queue:
+        jobs = await queue.publish_many(["good", "bad"])
+        async with await taken(queue):
+            pass
+        with pytest.raises(ValueError, match="torn"):
+            async with await taken(queue):
+                raise ValueError("torn")
+
+        good, bad = [await job.refresh() for job in jobs]
+        assert (good.outcome, bad.state, bad.error.message) == (Outcome.SUCCESS, State.STALLED, "torn")
+
+
+@in_loop
+async def test_a_block_that_is_cancelled_gives_its_job_back_at_once(place):
+    async with letters(place) as queue:
+        job = await queue.publish("letter")
+        inside = asyncio.Event()
+
+        async def work() -> None:
+            async with await taken(queue):
+                inside.set()
+                await asyncio.sleep(SOON)
+
+        task = asyncio.create_task(work())
+        await inside.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+        back = await job.refresh()
+        assert (back.state, back.failures) == (State.AVAILABLE, 0)
+        assert not queue.session.leases.holds(queue.keys)
+
+
+@in_loop
+async def test_of_two_tasks_that_end_a_claim_one_does(place):
+    async with letters(place) as queue:
+        await queue.publish("letter")
+        claim = await taken(queue)
+
+        ends = await asyncio.gather(claim.finish(1), claim.finish(2), return_exceptions=True)
+
+        assert ends[0] is None
+        assert isinstance(ends[1], ThoonkError)
+        assert (await claim.refresh()).result == 1
+
+
+@in_loop
+async def test_a_lease_is_renewed_until_the_claim_ends_and_a_lost_claim_is_told(place):
+    async with letters(place) as queue, letters(place) as elsewhere:
+        job = await queue.publish("letter")
+        claim = await taken(queue, lease=0.5)
+        assert await elsewhere.get(timeout=1) is None
+
+        await elsewhere.retract(job.id)
+        await soon(lambda: claim.aborted)
+
+        with pytest.raises(StaleClaim):
+            await claim.finish("late")
+
+
+# Closed
+
+
+@in_loop
+async def test_closing_ends_what_waits_and_gives_back_what_is_held(place):
+    async with letters(place) as queue:
+        await queue.publish_many(range(3))
+        closing = AsyncBroker(**place)
+        there = closing.queue("letters")
+        claims = await there.get_many(3)
+        waits = [asyncio.create_task(wait) for wait in (there.get(), there.get(timeout=SOON), claims[0].wait())]
+        await soon(lambda: there.session.placed(there.keys))
+        await begun(*waits)
+
+        await closing.close()
+
+        ended = await asyncio.gather(*waits, return_exceptions=True)
+        assert [type(end) for end in ended] == [BrokerClosed] * 3
+        assert all(claim.aborted for claim in claims)
+        jobs = (await queue.jobs(State.AVAILABLE)).jobs
+        assert [(job.cancels, job.failures, job.lost) for job in jobs] == [(0, 0, 0)] * 3
+        await closing.close()
+        for call in (closing.ping(), there.publish("late"), claims[0].finish()):
+            with pytest.raises(BrokerClosed):
+                await call
+
+
+# Loops
+
+
+@in_loop
+async def test_a_broker_is_refused_in_a_second_loop_that_lives_beside_the_first(place):
+    async with letters(place) as queue:
+        await queue.publish("letter")
+
+        def other() -> None:
+            asyncio.run(queue.counts())
+
+        with pytest.raises(ThoonkError, match="another event loop"):
+            await asyncio.to_thread(other)
+        assert (await queue.counts())[State.AVAILABLE] == 1
+
+
+def test_outside_a_loop_nothing_is_asked(place):
+    with pytest.raises(RuntimeError):
+        _ = AsyncBroker(**place).session
+
+
+def test_the_url_of_an_embedded_server_is_known_after_start_only(tmp_path):
+    async def main() -> None:
+        async with AsyncBroker(f"embedded:{tmp_path}") as broker:
+            with pytest.raises(ThoonkError, match="start"):
+                _ = broker.url
+            await broker.start()
+            with Broker(broker.url) as blocking:
+                blocking.queue("letters").publish("letter")
+            assert await broker.queues() == ["letters"]
+
+    try:
+        asyncio.run(main())
+    finally:
+        EmbeddedServer(tmp_path).stop()
+
+
+# Callbacks
+
+
+@in_loop
+async def test_callbacks_may_be_coroutine_functions_and_plain_ones(place):
+    async with letters(place) as queue, letters(place) as elsewhere:
+        told: list[Any] = []
+
+        async def waits(job: AsyncJob) -> None:
+            told.append(await (await elsewhere.job(job.id)).value())
+
+        for callback in (waits, lambda job: told.append(job.result)):
+            await queue.publish("letter", on_finish=callback)
+        for claim in await elsewhere.get_many(2):
+            await claim.finish("sent")
+        await queue._broker.join(SOON)
+
+        assert told == ["sent", "sent"]
+
+
+@in_loop
+async def test_the_callbacks_of_a_job_come_in_order_however_long_they_take(place):
+    async with letters(place) as queue, letters(place) as elsewhere:
+        told: dict[str, list[Any]] = {}
+
+        async def note(job: AsyncJob, what: Any) -> None:
+            await asyncio.sleep(0.003 * (hash((job.id, what)) % 3))
+            told.setdefault(job.id, []).append(what)
+
+        for n in range(20):
+            await queue.publish(
+                n,
+                on_progress=lambda job, progress: note(job, progress.value),
+                on_stall=lambda job: note(job, "stall"),
+                on_finish=lambda job: note(job, "end"),
+            )
+        claims = await elsewhere.get_many(20)
+        for value in range(5):
+            await asyncio.gather(*(claim.set_progress(value) for claim in claims))
+        await asyncio.gather(*(claim.finish() for claim in claims))
+        await queue._broker.join(SOON)
+
+        assert told == {claim.id: [0, 1, 2, 3, 4, "end"] for claim in claims}
+
+
+@in_loop
+async def test_a_slow_callback_keeps_no_other_job_waiting(place):
+    async with letters(place) as queue, letters(place) as elsewhere:
+        go, heard = asyncio.Event(), asyncio.Event()
+
+        async def slowly(job: AsyncJob) -> None:
+            await go.wait()
+
+        await queue.publish("first", on_finish=slowly)
+        await queue.publish("second", on_finish=lambda job: heard.set())
+        for claim in await elsewhere.get_many(2):
+            await claim.finish()
+
+        await asyncio.wait_for(heard.wait(), SOON)
+        with pytest.raises(TimeoutError):
+            await queue._broker.join(0.1)
+        go.set()
+        await queue._broker.join(SOON)
+
+
+@in_loop
+async def test_a_callback_may_wait_for_another_job_and_publish_one(place):
+    async with letters(place) as queue, letters(place) as elsewhere:
+        values: list[Any] = []
+
+        async def more(job: AsyncJob) -> None:
+            other = await queue.publish("more")
+            values.append(await other.value(SOON))
+
+        await queue.publish("letter", on_finish=more)
+        await (await elsewhere.get(SOON)).finish()
+        await (await elsewhere.get(SOON)).finish("sent")
+        await queue._broker.join(SOON)
+
+        assert values == ["sent"]
+
+
+@in_loop
+async def test_closing_waits_for_callbacks_as_long_as_it_is_told(place):
+    async with letters(place) as queue:
+        broker, told = AsyncBroker(**place), []
+        await broker.queue("letters").publish("letter", on_finish=told.append)
+        closing = asyncio.create_task(broker.close(wait=SOON))
+        await asyncio.sleep(0.05)
+        assert not closing.done()
+
+        await (await taken(queue)).finish("sent")
+        await closing
+
+        assert [job.result for job in told] == ["sent"]
