@@ -193,6 +193,22 @@ async def test_closing_ends_what_waits_and_gives_back_what_is_held(place):
                 await call
 
 
+@in_loop
+async def test_who_waits_for_an_answer_when_the_broker_is_closed_hears_that_and_is_not_cancelled(place, client):
+    closing = AsyncBroker(**place)
+    queue = closing.queue("letters")
+    await queue.publish("letter")
+    with slow(client):
+        asked = [asyncio.create_task(queue.publish(n)) for n in range(3)]
+        asked += [asyncio.create_task(queue.get(timeout=0)), asyncio.create_task(closing.queue("parcels").pause())]
+        await begun(*asked)
+
+        await asyncio.wait_for(closing.close(), SOON)
+
+        ended = await asyncio.gather(*asked, return_exceptions=True)
+    assert [type(end) for end in ended] == [BrokerClosed] * 5
+
+
 # Loops
 
 
