@@ -82,6 +82,22 @@ async def test_what_a_cancelled_get_takes_goes_back_at_once_and_at_no_cost(place
         assert (again.id, again.cancels, again.failures, again.lost) == (job.id, 0, 0, 0)
 
 
+@pytest.mark.parametrize("timeout", [0, None])
+@in_loop
+async def test_what_a_cancelled_get_takes_goes_back_also_when_its_broker_is_closed_at_once(place, client, timeout):
+    async with letters(place) as queue:
+        job = await queue.publish("letter")
+        async with letters(place) as elsewhere:
+            await elsewhere.counts()
+            with slow(client):
+                got = asyncio.create_task(elsewhere.get(timeout))
+                await begun(got)
+                got.cancel()
+                await asyncio.wait({got})
+
+        assert (await queue.get(timeout=SOON / 4)).id == job.id
+
+
 @in_loop
 async def test_a_get_whose_broker_is_closed_while_its_claim_is_on_its_way_leaves_no_job_behind(place, client):
     async with letters(place) as queue:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from thoonk_jobs.config import Config
 from thoonk_jobs.elapsed import Elapsed
 from thoonk_jobs.engine import Engine
-from thoonk_jobs.errors import BrokerClosed, BrokerUnavailable
+from thoonk_jobs.errors import BrokerClosed, BrokerUnavailable, ThoonkError
 from thoonk_jobs.expected import Expectations, MakeJob, Stalls
 from thoonk_jobs.flows import Flow
 from thoonk_jobs.keys import QueueKeys
@@ -130,12 +131,12 @@ class AsyncSession(Session):
         try:
             return await asyncio.shield(looking)
         except asyncio.CancelledError:
-            looking.add_done_callback(lambda done: self._return_all(call.keys, done))
+            self._engine.start(self._return_all(call.keys, looking))
             raise
 
-    def _return_all(self, keys: QueueKeys, looked: asyncio.Task[Look]) -> None:
-        if not looked.cancelled() and not looked.exception():
-            for job in looked.result().taken:
+    async def _return_all(self, keys: QueueKeys, looking: asyncio.Task[Look]) -> None:
+        with suppress(ThoonkError):
+            for job in (await looking).taken:
                 self.give_back_taken(keys, job)
 
     def stand_in_line(self, keys: QueueKeys, n: int, lease: float, timeout: float | None) -> Step:

@@ -270,8 +270,9 @@ class Engine:
             leaving = [self.run_last(calls.leave_line(attention.keys)) for attention in self._attended.values()]
             await asyncio.gather(*leaving, return_exceptions=True)
         self._attended.clear()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=1)
+        until = self.loop.time() + 1
+        while self._tasks and (left := until - self.loop.time()) > 0:  # one may begin another, as to give a job back
+            await asyncio.wait(self._tasks, timeout=left)
         rest = {*self._tasks, *filter(None, [self._reconnecting])}
         for task in rest:
             task.cancel()
