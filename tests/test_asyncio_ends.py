@@ -344,6 +344,24 @@ async def test_a_callback_may_wait_for_another_job_and_publish_one(place):
         assert values == ["sent"]
 
 
+@pytest.mark.parametrize("within", [lambda end: end, lambda end: asyncio.wait_for(end, SOON)], ids=["", "wait_for"])
+@in_loop
+async def test_a_callback_may_close_its_broker(place, client, within):
+    before = len(client.client_list())
+    broker = AsyncBroker(**place)
+    queue, closed = broker.queue("letters"), asyncio.Event()
+
+    async def closes(job: AsyncJob) -> None:
+        await within(broker.close())
+        closed.set()
+
+    await queue.publish("letter", on_finish=closes)
+    await (await taken(queue)).finish()
+
+    await asyncio.wait_for(closed.wait(), SOON / 4)
+    await soon(lambda: len(client.client_list()) == before)
+
+
 @in_loop
 async def test_closing_waits_for_callbacks_as_long_as_it_is_told(place):
     async with letters(place) as queue:

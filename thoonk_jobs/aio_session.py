@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -31,6 +32,10 @@ class Step:
     wait: Callable[[], Awaitable[Any]]
 
 
+_teller: ContextVar[asyncio.Task[Any] | None] = ContextVar("teller", default=None)
+"""In a callback, and in tasks that it makes: the task that calls it."""
+
+
 class LoopExpectations(Expectations):
     """Expectations that are told in tasks of the loop: of one job in order, of several beside each other."""
 
@@ -48,6 +53,7 @@ class LoopExpectations(Expectations):
                 self._session.engine.start(self._tell_all(keys, id, since))
 
     async def _tell_all(self, keys: QueueKeys, id: str, since: float | None) -> None:
+        _teller.set(asyncio.current_task())
         try:
             while since is not None:
                 self._telling[keys, id] = None
@@ -220,5 +226,5 @@ class AsyncSession(Session):
         self.bells.ring_all()
         self.changed.set()
         await self.leases.give_back(self._engine)
-        await self._engine.close()
+        await self._engine.close(spared=_teller.get())
         await asyncio.to_thread(self.server.close)
