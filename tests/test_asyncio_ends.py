@@ -344,6 +344,25 @@ async def test_a_callback_may_wait_for_another_job_and_publish_one(place):
         assert values == ["sent"]
 
 
+@pytest.mark.parametrize("within", [lambda join: join, lambda join: asyncio.wait_for(join, SOON)], ids=["", "wait_for"])
+@in_loop
+async def test_join_in_a_callback_would_wait_for_itself_and_is_refused(place, within):
+    async with letters(place) as queue:
+        ends: list[BaseException] = []
+
+        async def joins(job: AsyncJob) -> None:
+            try:
+                await within(queue._broker.join(SOON / 4))
+            except Exception as error:
+                ends.append(error)
+
+        await queue.publish("letter", on_finish=joins)
+        await (await taken(queue)).finish()
+        await queue._broker.join(SOON)
+
+        assert [type(error) for error in ends] == [ThoonkError]
+
+
 @pytest.mark.parametrize("within", [lambda end: end, lambda end: asyncio.wait_for(end, SOON)], ids=["", "wait_for"])
 @in_loop
 async def test_a_callback_may_close_its_broker(place, client, within):

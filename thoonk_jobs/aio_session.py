@@ -43,6 +43,7 @@ class LoopExpectations(Expectations):
         super().__init__(make_job, self._put, session.wanted)
         self._session = session
         self._telling: dict[tuple[QueueKeys, str], float | None] = {}
+        self._tellers: set[asyncio.Task[Any] | None] = set()
 
     def _put(self, keys: QueueKeys, stalls: Stalls) -> None:
         """What comes while a job is told of is told of next."""
@@ -53,7 +54,9 @@ class LoopExpectations(Expectations):
                 self._session.engine.start(self._tell_all(keys, id, since))
 
     async def _tell_all(self, keys: QueueKeys, id: str, since: float | None) -> None:
-        _teller.set(asyncio.current_task())
+        teller = asyncio.current_task()
+        _teller.set(teller)
+        self._tellers.add(teller)
         try:
             while since is not None:
                 self._telling[keys, id] = None
@@ -66,9 +69,12 @@ class LoopExpectations(Expectations):
                 since = self._telling[keys, id]
         finally:
             del self._telling[keys, id]
+            self._tellers.discard(teller)
 
     async def join(self, timeout: float | None) -> bool:
         """Waits until every on_finish was called or its job is stalled; False when the time was over first."""
+        if _teller.get() in self._tellers:
+            raise ThoonkError("join() in a callback would wait for itself: it is over when the callback is")
         self.look_at_stalled()
         try:
             async with asyncio.timeout(timeout):
