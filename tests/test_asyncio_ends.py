@@ -363,6 +363,23 @@ async def test_join_in_a_callback_would_wait_for_itself_and_is_refused(place, wi
         assert [type(error) for error in ends] == [ThoonkError]
 
 
+@in_loop
+async def test_a_callback_whose_own_work_was_cancelled_failed_and_join_goes_on(place, caplog):
+    async with letters(place) as queue:
+
+        async def awaits_what_was_cancelled(job: AsyncJob) -> None:
+            task = asyncio.create_task(asyncio.sleep(SOON))
+            task.cancel()
+            await task
+
+        await queue.publish("letter", on_finish=awaits_what_was_cancelled)
+        await (await taken(queue)).finish()
+
+        await queue._broker.join(SOON / 4)
+
+    assert "callback_failed" in caplog.text
+
+
 @pytest.mark.parametrize("within", [lambda end: end, lambda end: asyncio.wait_for(end, SOON)], ids=["", "wait_for"])
 @in_loop
 async def test_a_callback_may_close_its_broker(place, client, within):
