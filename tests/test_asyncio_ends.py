@@ -228,6 +228,26 @@ async def test_who_waits_for_an_answer_when_the_broker_is_closed_hears_that_and_
 # Loops
 
 
+def test_a_broker_is_used_again_in_a_second_loop_after_the_first_one(place):
+    broker = AsyncBroker(**place)
+    queue = broker.queue("letters")
+
+    async def use(data: str) -> AsyncJob:
+        job = await queue.publish(data)
+        async with await queue.get(timeout=SOON):
+            pass
+        await queue.get(timeout=0.05)
+        return job
+
+    jobs = [asyncio.run(use(data)) for data in ("first", "second")]
+
+    async def look() -> list[Any]:
+        async with broker:
+            return [(await queue.job(job.id)).outcome for job in jobs]
+
+    assert asyncio.run(look()) == [Outcome.SUCCESS, Outcome.SUCCESS]
+
+
 @in_loop
 async def test_a_broker_is_refused_in_a_second_loop_that_lives_beside_the_first(place):
     async with letters(place) as queue:

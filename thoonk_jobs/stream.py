@@ -124,6 +124,8 @@ class Stream:
             raise redis.ConnectionError("the server closed the connection")
         except (*faults.BROKEN, hiredis.HiredisError) as error:
             self.close(error)
+        finally:  # also when the loop ends without a close
+            self._writer.transport.abort()
 
     def _take(self, reply: Any) -> None:
         if isinstance(reply, hiredis.PushNotification):
