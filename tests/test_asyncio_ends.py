@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import redis
-from helpers import SOON, in_loop, soon
+from helpers import SOON, in_loop, soon, waiting
 
 from thoonk_jobs import (
     AsyncBroker,
@@ -114,6 +114,23 @@ async def test_a_get_whose_broker_is_closed_while_its_claim_is_on_its_way_leaves
             await closing
 
         assert (await queue.get(timeout=SOON / 4)).id == job.id
+
+
+@in_loop
+async def test_a_get_that_comes_when_its_process_is_just_leaving_the_queue_waits_and_is_told_of_jobs(place, client):
+    async with letters(place) as queue, letters(place) as elsewhere:
+        assert await elsewhere.get(timeout=0) is None
+        await elsewhere.session.engine.attended(elsewhere.keys)
+        got = asyncio.create_task(elsewhere.get(timeout=SOON))
+        elsewhere.session.engine.attention(elsewhere.keys)._look_after()
+        await soon(lambda: waiting(client, queue))
+        before = client.info("stats")["total_commands_processed"]
+        await asyncio.sleep(0.2)
+        assert client.info("stats")["total_commands_processed"] - before < 10
+
+        job = await queue.publish("letter")
+
+        assert (await asyncio.wait_for(got, SOON / 4)).id == job.id
 
 
 # Claims

@@ -220,14 +220,14 @@ class Engine:
         if self._stream:
             self._stream.close(faults.broken(why))
 
-    async def leave(self, attention: Attention) -> None:
-        """Nothing in this process waits for news of this queue any more."""
+    def leave(self, attention: Attention) -> None:
+        """Nothing in this process waits for news of this queue any more; who comes next attends anew."""
         keys = attention.keys
         del self._attended[keys.base]
         attention.end()
         if self._stream and not self._stream.closed:
             self._stream.unsubscribe(keys.process_channel(self.process), keys.alarm_channel)
-        await self._run(calls.leave_line(keys))
+        self.start(self._run(calls.leave_line(keys)))
 
     def _hear(self, message: list[Any]) -> None:
         base, _, channel = message[1].decode().rpartition("}")
