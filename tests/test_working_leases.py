@@ -5,12 +5,24 @@ from __future__ import annotations
 import contextlib
 import queue as queues
 import time
+from typing import Any
 
 import pytest
 import redis
 from helpers import INF, SOON, in_thread, taken, until
 
-from thoonk_jobs import BrokerClosed, Claim, InvalidArgument, PayloadError, Queue, StaleClaim, State, calls
+from thoonk_jobs import (
+    BrokerClosed,
+    BrokerUnavailable,
+    Claim,
+    InvalidArgument,
+    PayloadError,
+    Queue,
+    StaleClaim,
+    State,
+    calls,
+)
+from thoonk_jobs.claiming import ClaimCore
 
 pytestmark = pytest.mark.asyncio_on("valkey")
 
@@ -208,6 +220,24 @@ def test_a_job_whose_stored_data_cannot_be_read_is_stalled_and_get_goes_on(queue
     stalled = queue.job(bad.id)
     assert (stalled.state, "cannot be read" in stalled.reason) == (State.STALLED, True)
     assert queue.jobs(State.STALLED).jobs[0].id == bad.id
+
+
+def test_a_get_that_fails_while_it_stalls_what_cannot_be_read_gives_all_back(queue, elsewhere, client, monkeypatch):
+    jobs = elsewhere.publish_many(range(3))
+    client.hset(f"{queue.keys.base}:payload", jobs[1].id, b"j{")
+
+    def unavailable(claim: Claim, reason: str) -> Any:
+        raise BrokerUnavailable("as if the server were gone")
+        yield
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ClaimCore, "_stall", unavailable)
+        with pytest.raises(BrokerUnavailable):
+            queue.get_many(3, timeout=0)
+
+    assert {elsewhere.get(timeout=SOON / 4).data for _ in range(2)} == {0, 2}
+    until(lambda: elsewhere.get(timeout=0) is None and jobs[1].refresh().state is State.STALLED, SOON / 4)
+    assert jobs[1].refresh().cancels == 0
 
 
 # Reports
