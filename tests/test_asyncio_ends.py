@@ -173,6 +173,29 @@ async def test_a_block_that_is_cancelled_gives_its_job_back_at_once(place):
 
 
 @in_loop
+async def test_a_block_that_is_cancelled_while_its_claim_ends_is_cancelled_and_the_claim_has_ended(place, client):
+    async with letters(place) as queue:
+        job = await queue.publish("letter")
+
+        claim = await taken(queue)
+
+        async def work() -> None:
+            async with claim:
+                await claim.finish("sent")
+
+        with slow(client):
+            task = asyncio.create_task(work())
+            await begun(task)
+            task.cancel()
+            await begun(task)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+        assert (await job.refresh()).result == "sent"
+        assert not queue.session.leases.holds(queue.keys)
+
+
+@in_loop
 async def test_of_two_tasks_that_end_a_claim_one_does(place):
     async with letters(place) as queue:
         await queue.publish("letter")
