@@ -99,6 +99,26 @@ async def test_what_a_cancelled_get_takes_goes_back_also_when_its_broker_is_clos
 
 
 @in_loop
+async def test_the_name_of_a_cancelled_claim_call_is_not_used_again_before_its_reply(place, client):
+    """Sent again after another one under its name, it would claim anew and leave its first claims to their leases."""
+    async with letters(place) as queue:
+        await queue.publish("letter")
+        session = queue.session
+        lane = session.borrow_lane()
+        session.return_lane(lane)
+        with slow(client):
+            got = asyncio.create_task(queue.get(timeout=0))
+            await begun(got)
+            got.cancel()
+            await asyncio.wait({got})
+            other = session.borrow_lane()
+            session.return_lane(other)
+
+        assert other != lane
+        await soon(lambda: session.borrow_lane() == lane)
+
+
+@in_loop
 async def test_a_get_whose_broker_is_closed_while_its_claim_is_on_its_way_leaves_no_job_behind(place, client):
     async with letters(place) as queue:
         job = await queue.publish("letter")

@@ -102,6 +102,7 @@ class AsyncSession(Session):
         self.loop = asyncio.get_running_loop()
         self.callbacks = LoopExpectations(self, make_job)
         self.callbacks.on_change = self.changed.set
+        self._lanes_on_their_way: set[str] = set()
         self._engine = Engine(config, self.process, self.worker, self.elapsed, self.server, self)
 
     @property
@@ -143,13 +144,24 @@ class AsyncSession(Session):
         try:
             return await asyncio.shield(looking)
         except asyncio.CancelledError:
-            self._engine.start(self._return_all(call.keys, looking))
+            lane = str(call.args[0])
+            self._lanes_on_their_way.add(lane)
+            self._engine.start(self._return_all(call.keys, lane, looking))
             raise
 
-    async def _return_all(self, keys: QueueKeys, looking: asyncio.Task[Look]) -> None:
-        with suppress(ThoonkError):
-            for job in (await looking).taken:
-                self.give_back_taken(keys, job)
+    async def _return_all(self, keys: QueueKeys, lane: str, looking: asyncio.Task[Look]) -> None:
+        try:
+            with suppress(ThoonkError):
+                for job in (await looking).taken:
+                    self.give_back_taken(keys, job)
+        finally:
+            self._lanes_on_their_way.discard(lane)
+            self.return_lane(lane)
+
+    def return_lane(self, lane: str) -> None:
+        """The claim call under this name was answered; or it was cancelled, and its reply is still to come."""
+        if lane not in self._lanes_on_their_way:
+            super().return_lane(lane)
 
     def stand_in_line(self, keys: QueueKeys, n: int, lease: float, timeout: float | None) -> Step:
         """Waits for jobs; answers none when the time is over."""
