@@ -20,10 +20,12 @@ from thoonk_jobs import (
     AsyncBroker,
     AsyncJob,
     AsyncQueue,
+    Broker,
     BrokerClosed,
     EmbeddedServer,
     InvalidArgument,
     JobExists,
+    Outcome,
     PayloadError,
     PublishFailed,
     State,
@@ -242,6 +244,28 @@ async def test_tasks_that_are_cancelled_at_random_cross_no_reply_and_lose_no_job
         assert not finished & left.keys()
         assert storm.published.keys() <= finished | left.keys()
         assert not queue.session.leases.holds(queue.keys)
+
+
+# Time
+
+
+@in_loop
+async def test_a_deadline_proclaimed_just_behind_a_reply_that_knows_of_none_is_kept(place):
+    async with letters(place) as queue:
+        with Broker(**place) as elsewhere:
+            await queue.session.engine.attended(queue.keys)
+            await queue.counts()
+            letters_there, jobs = elsewhere.queue("letters"), []
+            letters_there.publish("connects")
+
+            def publish() -> None:  # the loop reads nothing between the call that is sent before it and its end
+                jobs.append(letters_there.publish("letter", expires_in=0.2))
+
+            asked = asyncio.create_task(queue.counts())
+            asyncio.get_running_loop().call_soon(publish)
+            await asked
+
+            await soon(lambda: letters_there.job(jobs[0].id).outcome is Outcome.EXPIRED, seconds=2)
 
 
 # Waiting by the hundred

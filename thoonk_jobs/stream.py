@@ -134,7 +134,8 @@ class Stream:
                 if self._awaited[0].parts == 0:
                     self._answer(None)
             elif reply[0] == b"smessage":
-                self._hear(reply)
+                # Who awaits a reply that came before goes on first: what the reply says is older.
+                self._loop.call_soon(self._hear, reply)
             return
         self._answer(reply)
 
