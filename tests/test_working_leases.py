@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import queue as queues
+import threading
 import time
 from typing import Any
 
@@ -178,6 +180,18 @@ def test_closing_ends_waiting_calls_and_leaves_no_job_with_them(connect, queue, 
 
         assert [type(answer.get(timeout=SOON)) for answer in waits] == [BrokerClosed] * 2
         queue.get(timeout=1).finish()
+
+
+def test_a_wait_that_ends_after_its_broker_was_closed_leaves_nothing_to_do(connect):
+    closing = connect()
+    queue = closing.queue("letters")
+    session, job = queue.session, queue.publish("letter")
+    with pytest.raises(TimeoutError):
+        job.wait(timeout=0)
+    closing.close()
+
+    session.unlisten(queue.keys, job.id, threading.Event())  # a coroutine that nobody awaits is a warning
+    gc.collect()
 
 
 def test_closing_does_not_wait_for_a_thread_that_missed_it(connect, queue):

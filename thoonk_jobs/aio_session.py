@@ -111,8 +111,11 @@ class AsyncSession(Session):
         return self._engine
 
     def post(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Does something beside."""
-        self._engine.start(work)
+        """Does something beside, unless the broker is closed."""
+        if self.closed:
+            work.close()
+        else:
+            self._engine.start(work)
 
     async def run(self, call: Call[T] | Command[T]) -> T:
         """The answer to a call."""
