@@ -268,6 +268,19 @@ async def test_a_deadline_proclaimed_just_behind_a_reply_that_knows_of_none_is_k
             await soon(lambda: letters_there.job(jobs[0].id).outcome is Outcome.EXPIRED, seconds=2)
 
 
+@in_loop
+async def test_looking_at_a_queue_forgets_no_deadline(place):
+    async with letters(place) as queue:
+        with Broker(**place) as elsewhere:
+            await queue.session.engine.attended(queue.keys)
+            job = await queue.publish("letter", expires_in=0.3)
+
+            for look in (queue.counts(), job.refresh(), queue.jobs(), queue.ids()):
+                await look
+
+            await soon(lambda: elsewhere.queue("letters").job(job.id).outcome is Outcome.EXPIRED, seconds=2)
+
+
 # Waiting by the hundred
 
 

@@ -91,7 +91,7 @@ def _compose(name: str) -> Script:
         "local function answer()",
         _numbered(body),
         "end",
-        "return {T.now, T.skew, 0, -1, 0, answer()}" if reads else "return T.close(answer())",
+        "return T.reply(answer())" if reads else "return T.close(answer())",
     ))  # fmt: skip
     sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
     return Script(name, tuple(rows), header["args"], header["replies"], source, sha)

@@ -77,14 +77,18 @@ local function store()
   if T.vouched then redis.call('HSET', K.meta, 'seen', T.now) end
 end
 
--- The end of every script: those who are needed are told, the numbers of the queue are stored. The reply has what a
--- process is to know of the queue's time and of its own place in line.
+-- The reply of every script has what a process is to know of the queue's time and of its own place in line.
+function T.reply(answer)
+  local alarm = T.alarm < math.huge and math.max(0, T.alarm - T.now) or -1
+  return {T.now, T.skew, T.number or 0, alarm, T.keeper == T.caller and 1 or 0, answer}
+end
+
+-- The end of every script that writes: those who are needed are told, the numbers of the queue are stored.
 function T.close(answer)
   if T.stir then T.wake(T.all) end
   if T.back > 0 and (T.short or T.paused or redis.call('ZCARD', K.available) <= T.told_room) then T.register(T.back) end
   arm()
   if T.proclaim then T.proclaim_alarm() end
   if T.dirty or T.proclaim then store() end
-  local alarm = T.alarm < math.huge and math.max(0, T.alarm - T.now) or -1
-  return {T.now, T.skew, T.number or 0, alarm, T.keeper == T.caller and 1 or 0, answer}
+  return T.reply(answer)
 end
