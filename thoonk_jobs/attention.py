@@ -89,7 +89,7 @@ class Attention:
         if self.line.waiting or self._engine.listener.attends(self.keys):
             self._engine.start(self._probe())
         else:
-            self._engine.start(self._engine.leave(self))
+            self._engine.leave(self)
 
     async def _probe(self) -> None:
         self._nonce = nonce = new_id()

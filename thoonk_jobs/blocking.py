@@ -72,8 +72,11 @@ class BlockingSession(Session):
         return self.wire.follow(flow)
 
     def post(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Does something beside, in the loop of the engine."""
-        self.engine.post(self.engine.start, work)
+        """Does something beside, in the loop of the engine, unless that is at its end."""
+        if self.wire.closed.is_set():
+            work.close()
+        else:
+            self.engine.post(self.engine.start, work)
 
     def check_open(self) -> None:
         """Raises BrokerClosed once the broker is closed."""

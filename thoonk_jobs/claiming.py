@@ -75,7 +75,13 @@ class ClaimCore(JobCore):
             return self._finish(None)
         if isinstance(error, Exception):
             return self._fail(error, final=False)
-        return self._cancel(f"interrupted by {type(error).__name__}", None)
+        return self._interrupted(type(error).__name__)
+
+    def _interrupted(self, what: str) -> Flow[None]:
+        try:
+            yield from self._cancel(f"interrupted by {what}", None)
+        except TransitionRefused:  # a verb was on its way, and was done; what interrupted it goes on
+            self._over_with("interrupted")
 
     @property
     def _back(self) -> int:
@@ -130,6 +136,9 @@ class ClaimCore(JobCore):
 
     def _end(self, verb: str, call: request.Call[request.Refusals]) -> Flow[None]:
         yield from self._write(verb, call)
+        self._over_with(verb)
+
+    def _over_with(self, verb: str) -> None:
         self._ended = verb
         self._queue.session.leases.drop(self.keys, self.id, self.token)
         self._queue.release_claim(self)

@@ -100,11 +100,7 @@ def _compose(name: str) -> Script:
             break
     shared = (*_ALWAYS, *(part for part in SHARED if part in header["with"].split(", ")))
     reads = "no-writes" in header["flags"]
-    end = (
-        "return {T.now, T.trusted and T.skew or UNKNOWN_SKEW, 0, -1, 0, answer()}"
-        if reads
-        else "return T.close(answer())"
-    )
+    end = "return T.reply(answer())" if reads else "return T.close(answer())"
     parts = _needed("\n".join(map(_read, shared)), body + end)
     source = "\n".join((
         f"#!lua flags={header['flags']}" if header["flags"] else "#!lua",
@@ -115,7 +111,7 @@ def _compose(name: str) -> Script:
         "local function answer()",
         _numbered(body),
         "end",
-        _numbered(end),
+        end,
     ))  # fmt: skip
     sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
     return Script(name, tuple(rows), header["args"], header["replies"], source, sha)
