@@ -172,8 +172,8 @@ class AsyncSession(Session):
 
     async def _stand_in_line(self, keys: QueueKeys, demand: Demand, timeout: float | None) -> list[Taken]:
         self.check_open()
-        line = self._engine.attend(keys).line
-        line.join(demand)
+        attention = self._engine.attend(keys)
+        attention.join(demand)
         try:
             await asyncio.wait({demand.future}, timeout=timeout)
         except asyncio.CancelledError:
@@ -182,7 +182,7 @@ class AsyncSession(Session):
                     self.give_back_taken(keys, job)
             raise
         finally:
-            line.withdraw(demand)
+            attention.line.withdraw(demand)
             demand.future.cancel()
         return [] if demand.future.cancelled() else demand.future.result()
 

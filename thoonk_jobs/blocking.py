@@ -95,7 +95,7 @@ class BlockingSession(Session):
 
     def _stand_in_line(self, keys: QueueKeys, demand: Demand, timeout: float | None) -> list[Taken]:
         engine = self.engine
-        engine.post(lambda: engine.attend(keys).line.join(demand))
+        engine.post(lambda: engine.attend(keys).join(demand))
         self.check_open()
         try:
             jobs: list[Taken] = demand.future.result(_span(timeout))

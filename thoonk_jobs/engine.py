@@ -184,7 +184,9 @@ class Engine:
         attention = self._attended.get(keys.base)
         if attention is None:
             attention = self._attended[keys.base] = Attention(keys, self)
-            if self._stream and not self._stream.closed:
+            if self.closed:
+                attention.fail(BrokerClosed("the broker was closed while this call waited"))
+            elif self._stream and not self._stream.closed:
                 self._subscribe(self._stream, attention)
             else:
                 self._reconnect()
@@ -207,7 +209,7 @@ class Engine:
         confirmed.add_done_callback(lambda future: self._subscribed(attention, future))
 
     def _subscribed(self, attention: Attention, future: asyncio.Future[Any]) -> None:
-        if future.cancelled():
+        if future.cancelled() or self._attended.get(attention.keys.base) is not attention:
             return
         if error := future.exception():
             if isinstance(error, Exception) and (failure := self._hopeless(error)):
