@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 
 from thoonk_jobs import record, timing
@@ -22,6 +23,7 @@ _CONSTANT = re.compile(rf"\b({'|'.join(_CONSTANTS)})\b")
 _FUNCTION = re.compile(
     r"(?:^--.*\n)*^(?:local )?function ([\w.]+)\((?:.* end\n|.*\n(?:(?!end\n).*\n)*?end\n)\n?", re.MULTILINE
 )
+_NAME = re.compile(r"[\w.]+")
 _KEY = re.compile(r"\bK\.(\w+)")
 _PLACES = {name: place for place, (name, *_) in enumerate(LAYOUT, 1)}
 SHARED = ("lib", "places", "move", "commit", "waiting", "limits", "watching", "retention", "due")
@@ -71,17 +73,21 @@ def _numbered(code: str) -> str:
     return _CONSTANT.sub(lambda found: _CONSTANTS[found[1]], code)
 
 
+@cache
+def _functions(shared: str) -> tuple[dict[str, frozenset[str]], frozenset[str]]:
+    """The names in each function, and those outside of all."""
+    named = {found[1]: frozenset(_NAME.findall(found[0])) for found in _FUNCTION.finditer(shared)}
+    return named, frozenset(_NAME.findall(_FUNCTION.sub("", shared)))
+
+
 def _needed(shared: str, body: str) -> str:
     """The shared parts without the functions that the body does not need: each would cost every call of the script."""
-    functions = {found[1]: found[0] for found in _FUNCTION.finditer(shared)}
+    named, always = _functions(shared)
     needed: set[str] = set()
-    texts = [body, _FUNCTION.sub("", shared)]
-    while texts:
-        text = texts.pop()
-        for name, code in functions.items():
-            if name not in needed and re.search(rf"\b{re.escape(name)}\b", text):
-                needed.add(name)
-                texts.append(code)
+    wanted = set(_NAME.findall(body)) | always
+    while found := (wanted & named.keys()) - needed:
+        needed |= found
+        wanted.update(*(named[name] for name in found))
     return _FUNCTION.sub(lambda found: found[0] if found[1] in needed else "", shared)
 
 
