@@ -74,7 +74,7 @@ class AsyncBroker:
 
     async def start(self) -> None:
         """Starts an embedded server, where it does not run; after that `url` can be read."""
-        self._url = await asyncio.to_thread(self.session.server.start)
+        self._url = await self.session.server.reach()
 
     @property
     def url(self) -> str:

@@ -141,8 +141,7 @@ class Engine:
         async with self._opening:
             if self._stream and not self._stream.closed:
                 return self._stream
-            url = await asyncio.to_thread(self._server.start)
-            stream = await Stream.open(url, self._config, self._hear, self._lost)
+            stream = await Stream.open(await self._server.reach(), self._config, self._hear, self._lost)
             self._stream = stream
             for attention in self._attended.values():
                 self._subscribe(stream, attention)
