@@ -359,7 +359,7 @@ def test_when_the_server_is_killed_nothing_that_was_acknowledged_is_lost(tmp_pat
 
             workers = [asyncio.create_task(work()) for _ in range(50)]
             publishers = [asyncio.create_task(publish(n)) for n in range(50)]
-            await asyncio.sleep(0.05)
+            await soon(lambda: len(published) >= 100)
             os.kill(server.status().pid, signal.SIGKILL)
             await asyncio.gather(*publishers)
             while (await queue.counts())[State.FINISHED] < len(published):
