@@ -8,7 +8,7 @@ PYTEST := .venv/bin/python -P -m pytest
 SOURCES := pyproject.toml README.md LICENSE $(shell find thoonk_jobs -name __pycache__ -prune -o -print)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo bench test check check-static lint docs docs-fresh fmt slow clean
+.PHONY: help demo bench test check check-static lint docs docs-fresh fmt slow faults clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "make %-14s %s\n", $$1, $$2 }'
@@ -46,6 +46,9 @@ docs-fresh: .venv/.installed
 
 slow: .venv/.installed  ## run the tests that take long
 	$(PYTEST) -m slow $(ARGS)
+
+faults: .venv/.installed  ## kill, freeze, cut off: the tests of faults, some minutes
+	$(PYTEST) tests/faults -m "slow or not slow" $(ARGS)
 
 clean:  ## remove what make has made
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

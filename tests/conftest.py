@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import redis
+from facade import LoopThread
 from helpers import Heard
 
 from thoonk_jobs import Broker, EmbeddedServer, Queue
@@ -77,10 +78,22 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     process.wait()
 
 
-@pytest.fixture(params=["valkey", "redis"])
-def url(request: pytest.FixtureRequest) -> str:
-    """Each test that uses a server runs on both."""
-    return str(request.getfixturevalue(f"{request.param}_url"))
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each test that uses a server runs on both; those marked `asyncio_on` with the asyncio client, too, on these."""
+    if "against" not in metafunc.fixturenames:
+        return
+    places = [("valkey", "blocking"), ("redis", "blocking")]
+    mark = metafunc.definition.get_closest_marker("asyncio_on")
+    if mark and "connect" in metafunc.fixturenames and not metafunc.definition.get_closest_marker("blocking_only"):
+        places += [(server, "asyncio") for server in mark.args]
+    metafunc.parametrize("against", places, ids=[server if client == "blocking" else f"{server}-{client}"
+                                               for server, client in places])  # fmt: skip
+
+
+@pytest.fixture
+def url(against: tuple[str, str], request: pytest.FixtureRequest) -> str:
+    """Of the server."""
+    return str(request.getfixturevalue(f"{against[0]}_url"))
 
 
 @pytest.fixture
@@ -89,8 +102,19 @@ def namespace() -> str:
 
 
 @pytest.fixture
-def broker(url: str, namespace: str) -> Iterator[Broker]:
-    with Broker(url, namespace=namespace) as broker:
+def connect(against: tuple[str, str], url: str, namespace: str) -> Iterator[Callable[..., Broker]]:
+    """Makes brokers of the client that this run is about, for the server and the namespace of the test."""
+    usual = {"url": url, "namespace": namespace}
+    if against[1] == "blocking":
+        yield lambda **options: Broker(**{**usual, **options})
+        return
+    with LoopThread() as loop:
+        yield lambda **options: loop.broker(**{**usual, **options})
+
+
+@pytest.fixture
+def broker(connect: Callable[..., Broker]) -> Iterator[Broker]:
+    with connect() as broker:
         yield broker
 
 
@@ -100,9 +124,9 @@ def queue(broker: Broker) -> Queue:
 
 
 @pytest.fixture
-def elsewhere(url: str, namespace: str) -> Iterator[Queue]:
+def elsewhere(connect: Callable[..., Broker]) -> Iterator[Queue]:
     """The same queue, as another process has it."""
-    with Broker(url, namespace=namespace) as broker:
+    with connect() as broker:
         yield broker.queue("letters")
 
 

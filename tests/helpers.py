@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import queue as queues
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import redis
@@ -49,6 +51,30 @@ def in_thread(act: Callable[[], Any]) -> queues.SimpleQueue[Any]:
 
     threading.Thread(target=run, daemon=True).start()
     return answer
+
+
+async def soon(condition: Callable[[], object], seconds: float = SOON) -> None:
+    """`until`, in a loop."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        await asyncio.sleep(0.005)
+
+
+def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Runs a test in an event loop of its own, in which nothing may go wrong unnoticed."""
+
+    async def watched(*args: Any, **options: Any) -> None:
+        troubles: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: troubles.append(context))
+        await asyncio.wait_for(test(*args, **options), 3 * SOON)
+        assert troubles == []
+
+    @functools.wraps(test)
+    def run(*args: Any, **options: Any) -> None:
+        asyncio.run(watched(*args, **options))
+
+    return run
 
 
 def waiting(client: redis.Redis, queue: Queue) -> int:

@@ -20,7 +20,6 @@ import redis
 from helpers import SOON, Heard, in_thread, taken, until, waiting
 
 from thoonk_jobs import (
-    Broker,
     BrokerClosed,
     InvalidArgument,
     Job,
@@ -31,6 +30,8 @@ from thoonk_jobs import (
     State,
     TransitionRefused,
 )
+
+pytestmark = pytest.mark.asyncio_on("valkey")
 
 MIB = 1024 * 1024
 
@@ -366,8 +367,8 @@ def test_b11_a_worker_that_waits_for_jobs_of_another_type_gets_none(broker, queu
     assert other.get(timeout=SOON) is None
 
 
-def test_b25_each_worker_gets_all_jobs_of_its_own_channel_and_no_other(broker, url, namespace):
-    with Broker(url, namespace=namespace) as workers:
+def test_b25_each_worker_gets_all_jobs_of_its_own_channel_and_no_other(broker, connect):
+    with connect() as workers:
         for n in range(6):
             broker.queue("default" if n % 2 else "worker-7").publish(n)
 
@@ -524,8 +525,8 @@ def test_b31_after_its_completion_a_job_may_not_be_answered_again(queue, elsewhe
 # After the end
 
 
-def test_b12_a_closed_broker_publishes_nothing_and_may_be_closed_again(url, namespace, queue):
-    closing = Broker(url, namespace=namespace)
+def test_b12_a_closed_broker_publishes_nothing_and_may_be_closed_again(connect, queue):
+    closing = connect()
     there = closing.queue("letters")
     before = there.publish("before")
     closing.close()
@@ -537,9 +538,9 @@ def test_b12_a_closed_broker_publishes_nothing_and_may_be_closed_again(url, name
     assert queue.ids() == [before.id]
 
 
-def test_b44_a_closed_worker_cannot_answer_and_its_job_is_for_another(url, namespace, queue, heard):
+def test_b44_a_closed_worker_cannot_answer_and_its_job_is_for_another(connect, queue, heard):
     job = queue.publish("letter", on_finish=heard)
-    closing = Broker(url, namespace=namespace)
+    closing = connect()
     claim = taken(closing.queue("letters"))
     closing.close()
 

@@ -13,6 +13,8 @@ from helpers import SOON, Heard, in_thread, taken, until
 
 from thoonk_jobs import Broker, Job, JobExists, JobFailed, JobNotFound, Outcome, Queue, State
 
+pytestmark = pytest.mark.asyncio_on("valkey", "redis")
+
 
 def settled(broker: Broker) -> None:
     """Returns when every callback that is due by now was called: they run one at a time, in order."""
@@ -177,9 +179,9 @@ def test_a_callback_may_publish_with_a_callback(broker, queue, heard):
     assert heard.news.get(timeout=SOON).result == "sent"
 
 
-def test_a_callback_may_close_the_broker(url, namespace):
+def test_a_callback_may_close_the_broker(connect):
     closed = threading.Event()
-    closing = Broker(url, namespace=namespace)
+    closing = connect()
     queue = closing.queue("letters")
     queue.publish("letter", on_finish=lambda job: (closing.close(), closed.set()))
 
@@ -188,8 +190,7 @@ def test_a_callback_may_close_the_broker(url, namespace):
     assert closed.wait(SOON)
 
 
-@pytest.mark.parametrize("error", [ValueError("torn"), SystemExit(1)], ids=repr)
-def test_a_callback_that_raises_is_logged_and_the_others_go_on(broker, queue, heard, caplog, error):
+def raises_in_a_callback(error: BaseException, queue: Queue, heard: Heard, caplog: pytest.LogCaptureFixture) -> None:
     def broken(job: Job) -> None:
         raise error
 
@@ -204,6 +205,15 @@ def test_a_callback_that_raises_is_logged_and_the_others_go_on(broker, queue, he
     [record] = caplog.records
     assert "callback_failed" in record.getMessage()
     assert repr(error).split("(")[0] in record.getMessage()
+
+
+def test_a_callback_that_raises_is_logged_and_the_others_go_on(queue, heard, caplog):
+    raises_in_a_callback(ValueError("torn"), queue, heard, caplog)
+
+
+@pytest.mark.blocking_only  # in a task it ends the loop, as asyncio has it
+def test_a_callback_that_would_end_its_thread_is_logged_and_the_others_go_on(queue, heard, caplog):
+    raises_in_a_callback(SystemExit(1), queue, heard, caplog)
 
 
 # Stalls and reports
@@ -349,8 +359,8 @@ def test_join_waits_for_every_on_finish_to_have_been_called(broker, queue, elsew
 
 
 @pytest.mark.parametrize("wait", [SOON, None])
-def test_close_with_a_wait_hears_first(url, namespace, queue, heard, wait):
-    closing = Broker(url, namespace=namespace)
+def test_close_with_a_wait_hears_first(connect, queue, heard, wait):
+    closing = connect()
     closing.queue("letters").publish("letter", on_finish=heard)
     closed = in_thread(lambda: closing.close(wait=wait))
     with pytest.raises(queues.Empty):

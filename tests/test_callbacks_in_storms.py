@@ -17,6 +17,8 @@ from helpers import SOON, Heard, in_time, until
 
 from thoonk_jobs import Broker, Job, Outcome, Publish, Queue, State, TransitionRefused
 
+pytestmark = pytest.mark.asyncio_on("valkey")
+
 
 @pytest.fixture
 def hasty() -> Iterator[None]:
@@ -237,6 +239,7 @@ def in_child(act: Callable[[], Any]) -> int:
         time.sleep(0.01)
 
 
+@pytest.mark.blocking_only
 def test_a_forked_child_works_with_connections_of_its_own_and_the_parent_hears_its_results(broker, queue, heard):
     jobs = [queue.publish(n, on_finish=heard) for n in range(20)]
     parents_worker = queue.session.worker
@@ -261,6 +264,7 @@ def test_a_forked_child_works_with_connections_of_its_own_and_the_parent_hears_i
     assert Counter(job.refresh().worker == parents_worker for job in jobs) == {True: 10, False: 10}
 
 
+@pytest.mark.blocking_only
 def test_a_child_forked_while_a_subscription_lives_takes_none_of_its_news(broker, queue, elsewhere, heard):
     jobs = [queue.publish(n, on_finish=heard) for n in range(200)]
     ready_in, ready_out = os.pipe()
@@ -290,6 +294,7 @@ def test_a_child_forked_while_a_subscription_lives_takes_none_of_its_news(broker
     assert elsewhere.counts()[State.CLAIMED] == 1
 
 
+@pytest.mark.blocking_only
 def test_a_child_does_not_end_the_claims_of_its_parent(broker, queue):
     queue.publish("letter")
     claim = queue.get()

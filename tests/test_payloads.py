@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from thoonk_jobs import Broker, Outcome, PayloadError, State
 
+pytestmark = pytest.mark.asyncio_on("valkey", "redis")
+
 scalars = (
     st.none()
     | st.booleans()

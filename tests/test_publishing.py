@@ -24,6 +24,8 @@ from thoonk_jobs import (
     calls,
 )
 
+pytestmark = pytest.mark.asyncio_on("valkey", "redis")
+
 
 def drained(queue: Queue) -> list[Any]:
     return [claim.data for claim in queue.get_many(1000, timeout=0)]
@@ -415,13 +417,13 @@ def test_after_its_keep_a_finished_job_is_gone_but_its_record_answers_for_60_sec
     with pytest.raises(JobNotFound):
         queue.job(job.id)
     assert queue.jobs().jobs == []
-    queue.session.wire.run(calls.probe(queue.keys, "nonce"))
+    queue.session.run(calls.probe(queue.keys, "nonce"))
     assert client.exists(f"{queue.keys.base}:payload", f"{queue.keys.base}:result") == 0
 
     clock.advance(59)
-    queue.session.wire.run(calls.probe(queue.keys, "nonce"))
+    queue.session.run(calls.probe(queue.keys, "nonce"))
     repeated = calls.finish(queue.keys, job.id, claim.token, b"")
-    assert queue.session.wire.run(repeated) == [None]
+    assert queue.session.run(repeated) == [None]
     assert queue.publish("letter", id="l1").outcome is Outcome.SUCCESS
     assert queue.counts() == dict.fromkeys(State, 0)
 

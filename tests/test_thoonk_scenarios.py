@@ -23,6 +23,8 @@ from thoonk_jobs import (
     TransitionRefused,
 )
 
+pytestmark = pytest.mark.asyncio_on("valkey")
+
 
 class Process:
     """A real process of its own, told line by line what to do."""

@@ -20,6 +20,8 @@ from thoonk_jobs import (
     TransitionRefused,
 )
 
+pytestmark = pytest.mark.asyncio_on("valkey", "redis")
+
 
 def taken(queue: Queue, *, lease: float = 30, renew: bool = False) -> Claim:
     """Not renewed, so that nothing is written behind the back of a test that compares all keys."""

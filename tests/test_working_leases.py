@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import queue as queues
+import threading
 import time
+from typing import Any
 
 import pytest
 import redis
 from helpers import INF, SOON, in_thread, taken, until
 
-from thoonk_jobs import Broker, BrokerClosed, Claim, InvalidArgument, PayloadError, Queue, StaleClaim, State, calls
+from thoonk_jobs import (
+    BrokerClosed,
+    BrokerUnavailable,
+    Claim,
+    InvalidArgument,
+    PayloadError,
+    Queue,
+    StaleClaim,
+    State,
+    calls,
+)
+from thoonk_jobs.claiming import ClaimCore
+
+pytestmark = pytest.mark.asyncio_on("valkey")
 
 
 def test_get_many_waits_for_the_first_then_takes_what_is_there(queue):
@@ -97,7 +113,7 @@ def test_a_lease_cut_short_by_hand_is_noticed_by_those_who_wait(queue, elsewhere
 
 def claimed_by(queue: Queue, ticket: str) -> list[tuple[str, int]]:
     call = calls.claim(queue.keys, "lane", ticket, 2, 30, "worker")
-    return [(taken.id, taken.token) for taken in queue.session.wire.run(call).taken]
+    return [(taken.id, taken.token) for taken in queue.session.run(call).taken]
 
 
 def test_a_claim_sent_again_with_its_ticket_gets_the_same_claims_while_they_are_valid(queue):
@@ -106,7 +122,7 @@ def test_a_claim_sent_again_with_its_ticket_gets_the_same_claims_while_they_are_
     assert [id for id, _ in first] == [job.id for job in jobs[:2]]
 
     assert claimed_by(queue, "t1") == first
-    queue.session.wire.run(calls.finish(queue.keys, *first[0], b""))
+    queue.session.run(calls.finish(queue.keys, *first[0], b""))
     assert claimed_by(queue, "t1") == first[1:]
 
     assert [id for id, _ in claimed_by(queue, "t2")] == [job.id for job in jobs[2:]]
@@ -126,10 +142,10 @@ def test_a_verb_sent_again_by_its_claimant_counts_once(queue, everything, verb):
         "stall": lambda: calls.stall(queue.keys, claim.id, "", claim.token),
         "progress": lambda: calls.report(*name, "progress", 1, b"j[1,2,null,0]"),
     }[verb]()
-    assert queue.session.wire.run(call) == [None]
+    assert queue.session.run(call) == [None]
     before = everything()
 
-    assert queue.session.wire.run(call) == [None]
+    assert queue.session.run(call) == [None]
 
     assert everything() == before
 
@@ -137,8 +153,8 @@ def test_a_verb_sent_again_by_its_claimant_counts_once(queue, everything, verb):
 # Closing
 
 
-def test_closing_gives_held_claims_back_at_no_cost(url, namespace, queue):
-    with Broker(url, namespace=namespace) as closing:
+def test_closing_gives_held_claims_back_at_no_cost(connect, queue):
+    with connect() as closing:
         queue.publish_many(range(3))
         claims = closing.queue("letters").get_many(3)
 
@@ -151,9 +167,9 @@ def test_closing_gives_held_claims_back_at_no_cost(url, namespace, queue):
     closing.close()
 
 
-def test_closing_ends_waiting_calls_and_leaves_no_job_with_them(url, namespace, queue, client):
+def test_closing_ends_waiting_calls_and_leaves_no_job_with_them(connect, queue, client):
     for _ in range(10):
-        closing = Broker(url, namespace=namespace)
+        closing = connect()
         there = closing.queue("letters")
         queue.publish("letter")
         held = there.get()
@@ -166,19 +182,31 @@ def test_closing_ends_waiting_calls_and_leaves_no_job_with_them(url, namespace, 
         queue.get(timeout=1).finish()
 
 
-def test_closing_does_not_wait_for_a_thread_that_missed_it(url, namespace, queue):
+def test_a_wait_that_ends_after_its_broker_was_closed_leaves_nothing_to_do(connect):
+    closing = connect()
+    queue = closing.queue("letters")
+    session, job = queue.session, queue.publish("letter")
+    with pytest.raises(TimeoutError):
+        job.wait(timeout=0)
+    closing.close()
+
+    session.unlisten(queue.keys, job.id, threading.Event())  # a coroutine that nobody awaits is a warning
+    gc.collect()
+
+
+def test_closing_does_not_wait_for_a_thread_that_missed_it(connect, queue):
     for _ in range(40):
         queue.publish("letter")
-        closing = Broker(url, namespace=namespace)
+        closing = connect()
         closing.queue("letters").get().finish()
         began = time.monotonic()
         closing.close()
         assert time.monotonic() - began < 3
 
 
-def test_closing_does_not_wait_for_a_get_that_is_just_connecting(url, namespace):
+def test_closing_does_not_wait_for_a_get_that_is_just_connecting(connect):
     for n in range(40):
-        closing = Broker(url, namespace=namespace)
+        closing = connect()
         ended = in_thread(closing.queue("letters").get)
         time.sleep(n / 8000)
         began = time.monotonic()
@@ -208,11 +236,29 @@ def test_a_job_whose_stored_data_cannot_be_read_is_stalled_and_get_goes_on(queue
     assert queue.jobs(State.STALLED).jobs[0].id == bad.id
 
 
+def test_a_get_that_fails_while_it_stalls_what_cannot_be_read_gives_all_back(queue, elsewhere, client, monkeypatch):
+    jobs = elsewhere.publish_many(range(3))
+    client.hset(f"{queue.keys.base}:payload", jobs[1].id, b"j{")
+
+    def unavailable(claim: Claim, reason: str) -> Any:
+        raise BrokerUnavailable("as if the server were gone")
+        yield
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ClaimCore, "_stall", unavailable)
+        with pytest.raises(BrokerUnavailable):
+            queue.get_many(3, timeout=0)
+
+    assert {elsewhere.get(timeout=SOON / 4).data for _ in range(2)} == {0, 2}
+    until(lambda: elsewhere.get(timeout=0) is None and jobs[1].refresh().state is State.STALLED, SOON / 4)
+    assert jobs[1].refresh().cancels == 0
+
+
 # Reports
 
 
 def reports(queue: Queue, id: str, kind: str) -> list[bytes]:
-    return [data for _, data in queue.session.wire.run(calls.reports(queue.keys, id, kind, b"", 5000))]
+    return [data for _, data in queue.session.run(calls.reports(queue.keys, id, kind, b"", 5000))]
 
 
 def test_reports_of_each_kind_are_kept_in_order_and_the_last_thousand_of_them(queue):

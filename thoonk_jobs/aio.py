@@ -62,6 +62,7 @@ class AsyncBroker:
         if self._session and self._session.loop is not loop:
             if not self._session.loop.is_closed():
                 raise ThoonkError("this broker is used in another event loop; make one for each loop")
+            self._session.server.close()
             self._session = None
         if self._session is None:
             self._session = AsyncSession(self.config, self._make_job, lambda: self._clock())
@@ -73,7 +74,7 @@ class AsyncBroker:
 
     async def start(self) -> None:
         """Starts an embedded server, where it does not run; after that `url` can be read."""
-        self._url = await asyncio.to_thread(self.session.server.start)
+        self._url = await self.session.server.reach()
 
     @property
     def url(self) -> str:

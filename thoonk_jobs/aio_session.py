@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from thoonk_jobs.config import Config
 from thoonk_jobs.elapsed import Elapsed
 from thoonk_jobs.engine import Engine
-from thoonk_jobs.errors import BrokerClosed, BrokerUnavailable
+from thoonk_jobs.errors import BrokerClosed, BrokerUnavailable, ThoonkError
 from thoonk_jobs.expected import Expectations, MakeJob, Stalls
 from thoonk_jobs.flows import Flow
 from thoonk_jobs.keys import QueueKeys
@@ -30,6 +32,10 @@ class Step:
     wait: Callable[[], Awaitable[Any]]
 
 
+_teller: ContextVar[asyncio.Task[Any] | None] = ContextVar("teller", default=None)
+"""In a callback, and in tasks that it makes: the task that calls it."""
+
+
 class LoopExpectations(Expectations):
     """Expectations that are told in tasks of the loop: of one job in order, of several beside each other."""
 
@@ -37,6 +43,7 @@ class LoopExpectations(Expectations):
         super().__init__(make_job, self._put, session.wanted)
         self._session = session
         self._telling: dict[tuple[QueueKeys, str], float | None] = {}
+        self._tellers: set[asyncio.Task[Any] | None] = set()
 
     def _put(self, keys: QueueKeys, stalls: Stalls) -> None:
         """What comes while a job is told of is told of next."""
@@ -47,6 +54,9 @@ class LoopExpectations(Expectations):
                 self._session.engine.start(self._tell_all(keys, id, since))
 
     async def _tell_all(self, keys: QueueKeys, id: str, since: float | None) -> None:
+        teller = asyncio.current_task()
+        _teller.set(teller)
+        self._tellers.add(teller)
         try:
             while since is not None:
                 self._telling[keys, id] = None
@@ -59,9 +69,12 @@ class LoopExpectations(Expectations):
                 since = self._telling[keys, id]
         finally:
             del self._telling[keys, id]
+            self._tellers.discard(teller)
 
     async def join(self, timeout: float | None) -> bool:
         """Waits until every on_finish was called or its job is stalled; False when the time was over first."""
+        if _teller.get() in self._tellers:
+            raise ThoonkError("join() in a callback would wait for itself: it is over when the callback is")
         self.look_at_stalled()
         try:
             async with asyncio.timeout(timeout):
@@ -89,6 +102,7 @@ class AsyncSession(Session):
         self.loop = asyncio.get_running_loop()
         self.callbacks = LoopExpectations(self, make_job)
         self.callbacks.on_change = self.changed.set
+        self._lanes_on_their_way: set[str] = set()
         self._engine = Engine(config, self.process, self.worker, self.elapsed, self.server, self)
 
     @property
@@ -97,8 +111,11 @@ class AsyncSession(Session):
         return self._engine
 
     def post(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Does something beside."""
-        self._engine.start(work)
+        """Does something beside, unless the broker is closed."""
+        if self.closed:
+            work.close()
+        else:
+            self._engine.start(work)
 
     async def run(self, call: Call[T] | Command[T]) -> T:
         """The answer to a call."""
@@ -130,13 +147,24 @@ class AsyncSession(Session):
         try:
             return await asyncio.shield(looking)
         except asyncio.CancelledError:
-            looking.add_done_callback(lambda done: self._return_all(call.keys, done))
+            lane = str(call.args[0])
+            self._lanes_on_their_way.add(lane)
+            self._engine.start(self._return_all(call.keys, lane, looking))
             raise
 
-    def _return_all(self, keys: QueueKeys, looked: asyncio.Task[Look]) -> None:
-        if not looked.cancelled() and not looked.exception():
-            for job in looked.result().taken:
-                self.give_back_taken(keys, job)
+    async def _return_all(self, keys: QueueKeys, lane: str, looking: asyncio.Task[Look]) -> None:
+        try:
+            with suppress(ThoonkError):
+                for job in (await looking).taken:
+                    self.give_back_taken(keys, job)
+        finally:
+            self._lanes_on_their_way.discard(lane)
+            self.return_lane(lane)
+
+    def return_lane(self, lane: str) -> None:
+        """The claim call under this name was answered; or it was cancelled, and its reply is still to come."""
+        if lane not in self._lanes_on_their_way:
+            super().return_lane(lane)
 
     def stand_in_line(self, keys: QueueKeys, n: int, lease: float, timeout: float | None) -> Step:
         """Waits for jobs; answers none when the time is over."""
@@ -144,8 +172,8 @@ class AsyncSession(Session):
 
     async def _stand_in_line(self, keys: QueueKeys, demand: Demand, timeout: float | None) -> list[Taken]:
         self.check_open()
-        line = self._engine.attend(keys).line
-        line.join(demand)
+        attention = self._engine.attend(keys)
+        attention.join(demand)
         try:
             await asyncio.wait({demand.future}, timeout=timeout)
         except asyncio.CancelledError:
@@ -154,7 +182,7 @@ class AsyncSession(Session):
                     self.give_back_taken(keys, job)
             raise
         finally:
-            line.withdraw(demand)
+            attention.line.withdraw(demand)
             demand.future.cancel()
         return [] if demand.future.cancelled() else demand.future.result()
 
@@ -219,5 +247,5 @@ class AsyncSession(Session):
         self.bells.ring_all()
         self.changed.set()
         await self.leases.give_back(self._engine)
-        await self._engine.close()
+        await self._engine.close(spared=_teller.get())
         await asyncio.to_thread(self.server.close)

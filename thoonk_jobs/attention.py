@@ -11,7 +11,7 @@ from thoonk_jobs.alarm import Alarm
 from thoonk_jobs.errors import BrokerUnavailable
 from thoonk_jobs.ids import new_id
 from thoonk_jobs.keys import QueueKeys
-from thoonk_jobs.line import Line
+from thoonk_jobs.line import Demand, Line
 from thoonk_jobs.request import Probe, Reply
 from thoonk_jobs.timing import PROBE_BACK, PROBE_EVERY
 
@@ -42,6 +42,13 @@ class Attention:
         if not self.line.waiting:
             self._engine.start(self._probe())
         self._later("probe", PROBE_EVERY, self._look_after)
+
+    def join(self, demand: Demand) -> None:
+        """A get waits in line, unless nothing can be heard here."""
+        if self.failure:
+            demand.fail(self.failure)
+        else:
+            self.line.join(demand)
 
     def fail(self, error: Exception) -> None:
         """Nobody hears anything here, for good."""
@@ -89,7 +96,7 @@ class Attention:
         if self.line.waiting or self._engine.listener.attends(self.keys):
             self._engine.start(self._probe())
         else:
-            self._engine.start(self._engine.leave(self))
+            self._engine.leave(self)
 
     async def _probe(self) -> None:
         self._nonce = nonce = new_id()

@@ -72,8 +72,11 @@ class BlockingSession(Session):
         return self.wire.follow(flow)
 
     def post(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Does something beside, in the loop of the engine."""
-        self.engine.post(self.engine.start, work)
+        """Does something beside, in the loop of the engine, unless that is at its end."""
+        if self.wire.closed.is_set():
+            work.close()
+        else:
+            self.engine.post(self.engine.start, work)
 
     def check_open(self) -> None:
         """Raises BrokerClosed once the broker is closed."""
@@ -92,7 +95,7 @@ class BlockingSession(Session):
 
     def _stand_in_line(self, keys: QueueKeys, demand: Demand, timeout: float | None) -> list[Taken]:
         engine = self.engine
-        engine.post(lambda: engine.attend(keys).line.join(demand))
+        engine.post(lambda: engine.attend(keys).join(demand))
         self.check_open()
         try:
             jobs: list[Taken] = demand.future.result(_span(timeout))

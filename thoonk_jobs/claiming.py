@@ -7,9 +7,10 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from thoonk_jobs import arguments, calls, codec, flows, keys, request
-from thoonk_jobs.errors import InvalidArgument, JobFailed, JobNotFound, StaleClaim, TransitionRefused
+from thoonk_jobs.errors import BrokerUnavailable, InvalidArgument, JobFailed, JobNotFound, StaleClaim, TransitionRefused
 from thoonk_jobs.flows import Flow
 from thoonk_jobs.job import JobError, Snapshot, Stored
+from thoonk_jobs.logs import log
 from thoonk_jobs.machine import Outcome, State
 from thoonk_jobs.publication import backoff_delay
 from thoonk_jobs.session import verb_result
@@ -75,7 +76,15 @@ class ClaimCore(JobCore):
             return self._finish(None)
         if isinstance(error, Exception):
             return self._fail(error, final=False)
-        return self._cancel(f"interrupted by {type(error).__name__}", None)
+        return self._interrupted(type(error).__name__)
+
+    def _interrupted(self, what: str) -> Flow[None]:
+        try:
+            yield from self._cancel(f"interrupted by {what}", None)
+        except TransitionRefused:  # a verb was on its way, and was done; what interrupted it goes on
+            self._over_with("interrupted")
+        except BrokerUnavailable as error:
+            log.warning("claim_left_to_its_lease", queue=self.queue, job_id=self.id, error=str(error))
 
     @property
     def _back(self) -> int:
@@ -130,6 +139,9 @@ class ClaimCore(JobCore):
 
     def _end(self, verb: str, call: request.Call[request.Refusals]) -> Flow[None]:
         yield from self._write(verb, call)
+        self._over_with(verb)
+
+    def _over_with(self, verb: str) -> None:
         self._ended = verb
         self._queue.session.leases.drop(self.keys, self.id, self.token)
         self._queue.release_claim(self)

@@ -141,8 +141,7 @@ class Engine:
         async with self._opening:
             if self._stream and not self._stream.closed:
                 return self._stream
-            url = await asyncio.to_thread(self._server.start)
-            stream = await Stream.open(url, self._config, self._hear, self._lost)
+            stream = await Stream.open(await self._server.reach(), self._config, self._hear, self._lost)
             self._stream = stream
             for attention in self._attended.values():
                 self._subscribe(stream, attention)
@@ -184,7 +183,9 @@ class Engine:
         attention = self._attended.get(keys.base)
         if attention is None:
             attention = self._attended[keys.base] = Attention(keys, self)
-            if self._stream and not self._stream.closed:
+            if self.closed:
+                attention.fail(BrokerClosed("the broker was closed while this call waited"))
+            elif self._stream and not self._stream.closed:
                 self._subscribe(self._stream, attention)
             else:
                 self._reconnect()
@@ -207,7 +208,7 @@ class Engine:
         confirmed.add_done_callback(lambda future: self._subscribed(attention, future))
 
     def _subscribed(self, attention: Attention, future: asyncio.Future[Any]) -> None:
-        if future.cancelled():
+        if future.cancelled() or self._attended.get(attention.keys.base) is not attention:
             return
         if error := future.exception():
             if isinstance(error, Exception) and (failure := self._hopeless(error)):
@@ -221,14 +222,14 @@ class Engine:
         if self._stream:
             self._stream.close(faults.broken(why))
 
-    async def leave(self, attention: Attention) -> None:
-        """Nothing in this process waits for news of this queue any more."""
+    def leave(self, attention: Attention) -> None:
+        """Nothing in this process waits for news of this queue any more; who comes next attends anew."""
         keys = attention.keys
         del self._attended[keys.base]
         attention.end()
         if self._stream and not self._stream.closed:
             self._stream.unsubscribe(keys.process_channel(self.process), keys.alarm_channel)
-        await self._run(calls.leave_line(keys))
+        self.start(self._run(calls.leave_line(keys)))
 
     def _hear(self, message: list[Any]) -> None:
         base, _, channel = message[1].decode().rpartition("}")
@@ -265,18 +266,21 @@ class Engine:
             attention.fail(BrokerClosed("the broker was closed while this call waited"))
             attention.end()
 
-    async def close(self) -> None:
-        """After `stop`: leaves all lines, and ends the connection."""
-        if self._stream and not self._stream.closed:
-            leaving = [self.run_last(calls.leave_line(attention.keys)) for attention in self._attended.values()]
-            await asyncio.gather(*leaving, return_exceptions=True)
-        self._attended.clear()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=1)
-        rest = {*self._tasks, *filter(None, [self._reconnecting])}
-        for task in rest:
-            task.cancel()
-        await asyncio.gather(*rest, return_exceptions=True)
-        if self._stream:
-            self._stream.close()
-            await self._stream.ended()
+    async def close(self, spared: asyncio.Task[Any] | None = None) -> None:
+        """After `stop`: leaves all lines, and ends the connection. spared: the task that waits for this."""
+        try:
+            if self._stream and not self._stream.closed:
+                leaving = [self.run_last(calls.leave_line(attention.keys)) for attention in self._attended.values()]
+                await asyncio.gather(*leaving, return_exceptions=True)
+            self._attended.clear()
+            until = self.loop.time() + 1
+            while (others := self._tasks - {spared}) and (left := until - self.loop.time()) > 0:
+                await asyncio.wait(others, timeout=left)  # one may begin another, as to give a job back
+            rest = {*self._tasks, *filter(None, [self._reconnecting])} - {spared}
+            for task in rest:
+                task.cancel()
+            await asyncio.gather(*rest, return_exceptions=True)
+        finally:
+            if self._stream:
+                self._stream.close()
+                await self._stream.ended()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import threading
 from collections import defaultdict
@@ -61,6 +62,11 @@ class Say:
             told = self.callback(self.job, *self.more)
             if inspect.isawaitable(told):
                 await told
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task and task.cancelling():  # else it was something that the callback awaited
+                raise
+            self._failed()
         except Exception:
             self._failed()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 
 from thoonk_jobs import record, timing
@@ -23,6 +24,7 @@ _FUNCTION = re.compile(
     r"(?:^--.*\n)*^(?:local )?function ([\w.]+)\((?:.* end\n|.*\n(?:(?!end\n).*\n)*?end\n)\n?", re.MULTILINE
 )
 _TABLE = "local T = {\n"
+_NAME = re.compile(r"[\w.]+")
 _KEY = re.compile(r"\bK\.(\w+)")
 _PLACES = {name: place for place, (name, *_) in enumerate(LAYOUT, 1)}
 SHARED = ("lib", "places", "move", "commit", "waiting", "limits", "watching", "retention", "due")
@@ -72,17 +74,11 @@ def _numbered(code: str) -> str:
     return _CONSTANT.sub(lambda found: _CONSTANTS[found[1]], code)
 
 
-def _needed(functions: dict[str, str], *texts: str) -> set[str]:
-    """The names of the functions that these texts need, directly or by one another."""
-    needed: set[str] = set()
-    todo = list(texts)
-    while todo:
-        text = todo.pop()
-        for name, code in functions.items():
-            if name not in needed and re.search(rf"\b{re.escape(name)}\b", text):
-                needed.add(name)
-                todo.append(code)
-    return needed
+@cache
+def _functions(shared: str) -> tuple[dict[str, str], dict[str, frozenset[str]], str]:
+    """The functions, the names in each, and what is outside of all."""
+    code = {found[1]: found[0] for found in _FUNCTION.finditer(shared)}
+    return code, {name: frozenset(_NAME.findall(text)) for name, text in code.items()}, _FUNCTION.sub("", shared)
 
 
 def _joined(shared: str, body: str) -> str:
@@ -91,17 +87,18 @@ def _joined(shared: str, body: str) -> str:
     What it does not need is left out. The functions of T become fields of its constructor, which makes the table as
     large as it is to be: it would be made anew each time that it doubles.
     """
-    functions = {found[1]: found[0] for found in _FUNCTION.finditer(shared)}
-    rest = _FUNCTION.sub("", shared)
-    needed = _needed(functions, body, rest)
-    local, fields = [], []
-    for name, code in functions.items():
-        if name not in needed:
-            continue
-        if name.startswith("T."):
-            fields.append(code.replace(f"function {name}(", f"{name[2:]} = function(", 1).rstrip() + ",\n")
-        else:
-            local.append(code)
+    code, named, rest = _functions(shared)
+    needed: set[str] = set()
+    wanted = set(_NAME.findall(body + rest))
+    while found := (wanted & named.keys()) - needed:
+        needed |= found
+        wanted.update(*(named[name] for name in found))
+    local = [text for name, text in code.items() if name in needed and not name.startswith("T.")]
+    fields = [
+        text.replace(f"function {name}(", f"{name[2:]} = function(", 1).rstrip() + ",\n"
+        for name, text in code.items()
+        if name in needed and name.startswith("T.")
+    ]
     return rest.replace(_TABLE, "".join(("local T\n", *local, "T = {\n", *fields)), 1)
 
 
@@ -120,11 +117,7 @@ def _compose(name: str) -> Script:
             break
     shared = (*_ALWAYS, *(part for part in SHARED if part in header["with"].split(", ")))
     reads = "no-writes" in header["flags"]
-    end = (
-        "return {T.now, T.trusted and T.skew or UNKNOWN_SKEW, 0, -1, 0, answer()}"
-        if reads
-        else "return T.close(answer())"
-    )
+    end = "return T.reply(answer())" if reads else "return T.close(answer())"
     parts = _joined("\n".join(map(_read, shared)), body + end)
     source = "\n".join((
         f"#!lua flags={header['flags']}" if header["flags"] else "#!lua",
@@ -135,7 +128,7 @@ def _compose(name: str) -> Script:
         "local function answer()",
         _numbered(body),
         "end",
-        _numbered(end),
+        end,
     ))  # fmt: skip
     sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
     return Script(name, tuple(rows), header["args"], header["replies"], source, sha)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from thoonk_jobs.config import Config
 from thoonk_jobs.embedded import EmbeddedServer
 from thoonk_jobs.sync import DiskSync
@@ -18,6 +20,10 @@ class Server:
     def start(self) -> str:
         """Where it is; starts an embedded one that does not run."""
         return self._embedded.start() if self._embedded else str(self._url)
+
+    async def reach(self) -> str:
+        """`start`, without holding up the event loop."""
+        return await asyncio.to_thread(self._embedded.start) if self._embedded else str(self._url)
 
     def wrote(self) -> None:
         """Something may have been written."""

@@ -73,6 +73,7 @@ class Session(ABC):
         self.leases = Leases()
         self.bells = Bells()
         self._entered: set[str] = set()
+        self._entering: set[str] = set()
         self._lanes: list[str] = []
         self._lanes_made = 0
         self._lock = threading.Lock()
@@ -99,10 +100,15 @@ class Session(ABC):
     # The list of queues.
 
     def enter(self, keys: QueueKeys, *, again: bool = False) -> Flow[None]:
-        """Enters a queue in the list of queues, once, or again."""
-        if again or keys.base not in self._entered:
+        """Enters a queue in the list of queues, once, or again; of several at a time one does."""
+        if keys.base in self._entering or (keys.base in self._entered and not again):
+            return
+        self._entering.add(keys.base)
+        try:
             yield from calls.enter(keys)
             self._entered.add(keys.base)
+        finally:
+            self._entering.discard(keys.base)
 
     def leave(self, keys: QueueKeys) -> None:
         """The queue was deleted."""

@@ -123,6 +123,8 @@ class Stream:
             raise redis.ConnectionError("the server closed the connection")
         except (*faults.BROKEN, hiredis.HiredisError) as error:
             self.close(error)
+        finally:  # also when the loop ends without a close
+            self._writer.transport.abort()
 
     def _take(self, reply: Any) -> None:
         if isinstance(reply, hiredis.PushNotification):
@@ -131,7 +133,8 @@ class Stream:
                 if self._awaited[0].parts == 0:
                     self._answer(None)
             elif reply[0] == b"smessage":
-                self._hear(reply)
+                # Who awaits a reply that came before goes on first: what the reply says is older.
+                self._loop.call_soon(self._hear, reply)
             return
         self._answer(reply)
 

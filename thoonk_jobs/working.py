@@ -27,8 +27,12 @@ class Working(QueueBase):
             while len(claims) < n:
                 most = min(n - len(claims), request.AT_ONCE)
                 taken = yield from self._take(most, lease, 0 if claims else span)
-                for job in taken:
-                    claims += yield from self._hold(job, lease, renew=renew)
+                new = [self._hold(job, lease, renew=renew) for job in taken]
+                claims += new
+                for job, claim in zip(taken, new, strict=True):
+                    if trouble := unreadable(job, claim):
+                        yield from claim._stall(f"its data cannot be read: {trouble}")
+                        claims.remove(claim)
                 if len(taken) < most and (claims or not taken):
                     break
         except BaseException:
@@ -52,19 +56,11 @@ class Working(QueueBase):
         finally:
             session.return_lane(lane)
 
-    def _hold(self, taken: request.Taken, lease: float, *, renew: bool) -> Flow[list[Any]]:
-        """The claim of a job; none, and the job stalled, where its stored data cannot be read."""
+    def _hold(self, taken: request.Taken, lease: float, *, renew: bool) -> ClaimCore:
         claim = self.claim_class(self, taken, lease, renewed=renew)
         self._claims[taken.id] = claim
         self.session.leases.hold(claim, self.session.engine)
-        try:
-            if taken.stored.data is None:
-                raise PayloadError("the stored data is missing")
-            _ = claim.data
-        except PayloadError as error:
-            yield from claim._stall(f"its data cannot be read: {error}")
-            return []
-        return [claim]
+        return claim
 
     def _claim(self, job: JobCore | str, verb: str) -> Flow[Any]:
         id = self.id_of(job)
@@ -76,3 +72,14 @@ class Working(QueueBase):
         raise TransitionRefused(
             f"cannot {verb} job {id!r} of queue {self.name!r}: this Queue object holds no claim of it; it is {state}",
             job_id=id, transition=verb, state=state)  # fmt: skip
+
+
+def unreadable(taken: request.Taken, claim: ClaimCore) -> str:
+    """Why the stored data of a job cannot be read; "" if it can."""
+    if taken.stored.data is None:
+        return "the stored data is missing"
+    try:
+        _ = claim.data
+    except PayloadError as error:
+        return str(error)
+    return ""

@@ -99,12 +99,18 @@ end
 -- who keep the time, if there are any, may know it for a jump; they are rung for.
 local function skew_to_tell()
   if T.trusted or not T.seen or T.now <= T.seen + SILENCE then return T.skew end
+  if not WRITES then return UNKNOWN_SKEW end
   local rung = redis.call('SPUBLISH', T.base .. ':alarm', struct.pack('>d', 0) .. (T.keeper or ''))
   return rung > 0 and UNKNOWN_SKEW or T.skew
 end
 
--- The end of every script: those who are needed are told, the numbers of the queue are stored. The reply has what a
--- process is to know of the queue's time and of its own place in line.
+-- The reply of every script has what a process is to know of the queue's time and of its own place in line.
+function T.reply(answer)
+  local alarm = T.alarm < math.huge and math.max(0, T.alarm - T.now) or -1
+  return {T.now, skew_to_tell(), T.number or 0, alarm, T.keeper == T.caller and 1 or 0, answer}
+end
+
+-- The end of every script that writes: those who are needed are told, the numbers of the queue are stored.
 function T.close(answer)
   if T.stir then T.wake(T.all) end
   if T.back > 0 and (T.short or T.paused or redis.call('ZCARD', K.available) <= T.told_room) then T.register(T.back) end
@@ -113,6 +119,5 @@ function T.close(answer)
   if T.dirty or T.proclaim then
     if T.vouched then store('seen', T.now) else store() end
   end
-  local alarm = T.alarm < math.huge and math.max(0, T.alarm - T.now) or -1
-  return {T.now, skew_to_tell(), T.number or 0, alarm, T.keeper == T.caller and 1 or 0, answer}
+  return T.reply(answer)
 end
