@@ -13,7 +13,7 @@ from thoonk_jobs.ids import new_id
 from thoonk_jobs.keys import QueueKeys
 from thoonk_jobs.line import Demand, Line
 from thoonk_jobs.request import Probe, Reply
-from thoonk_jobs.timing import PROBE_BACK, PROBE_EVERY
+from thoonk_jobs.timing import LOOK_AGAIN, PROBE_BACK, PROBE_EVERY
 
 if TYPE_CHECKING:
     from thoonk_jobs.engine import Engine
@@ -88,7 +88,8 @@ class Attention:
             while await self._engine.run(calls.settle(self.keys, keeper=True)):
                 pass
         except BrokerUnavailable:
-            pass  # the next connection begins with a probe or a look, which tells how late it is
+            if self._engine.attention(self.keys) is self:  # the server may have answered that it cannot at present
+                self.alarm.set(LOOK_AGAIN, keeper=False)
 
     def _look_after(self) -> None:
         """Once in a while: is anybody still interested, and does the subscription carry?"""

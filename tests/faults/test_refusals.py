@@ -1,0 +1,67 @@
+"""A server that lives and refuses: who waits goes on by itself once it refuses no more, on the same connection."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from helpers import in_loop, in_thread, taken, until
+from stage import Server, until_waiting
+
+from thoonk_jobs import AsyncBroker, BrokerUnavailable
+from thoonk_jobs.request import Call
+
+AGAIN = 10.0
+"""Seconds after which who waits goes on."""
+
+
+@contextmanager
+def read_only(server: Server) -> Iterator[None]:
+    """Writes are refused, and nothing else."""
+    server.client.config_set("min-replicas-to-write", 1)
+    try:
+        yield
+    finally:
+        server.client.config_set("min-replicas-to-write", 0)
+
+
+@in_loop
+async def test_a_get_that_began_while_writes_were_refused_gets_a_job_later(server, other):
+    async with AsyncBroker(server.url, namespace="own", retry_for=0.1) as broker:
+        await broker.ping()
+        with read_only(server):
+            got = asyncio.create_task(broker.queue("letters").get())
+            await asyncio.sleep(0.5)
+        job = await asyncio.to_thread(other.publish, "letter")
+
+        assert (await asyncio.wait_for(got, AGAIN)).id == job.id
+
+
+def test_what_came_due_while_writes_were_refused_is_handed_out_later(server, near, other):
+    got = in_thread(near.get)
+    job = other.publish("letter", delay=1)
+    until_waiting(server.client)
+    with read_only(server):
+        until(lambda: other.job(job.id).due_at.timestamp() + 0.5 < sum(server.client.time()[:1]))
+
+    assert got.get(timeout=AGAIN).id == job.id
+
+
+def test_a_wait_that_could_not_look_when_its_job_ended_looks_again(near, other, server, monkeypatch):
+    job = other.publish("letter")
+    ended = in_thread(near.job(job.id).wait)
+    until_waiting(server.client)
+    wire, refusals = near.session.wire, [BrokerUnavailable("busy")]
+    run = wire.run
+
+    def refusing(call):
+        if isinstance(call, Call) and call.script.name == "watch" and refusals:
+            raise refusals.pop()
+        return run(call)
+
+    monkeypatch.setattr(wire, "run", refusing)
+    taken(other).finish("sent")
+
+    assert ended.get(timeout=AGAIN).result == "sent"
+    assert not refusals
