@@ -22,6 +22,7 @@ from thoonk_jobs.logs import log
 from thoonk_jobs.request import Call, Command, Reply
 from thoonk_jobs.server import Server
 from thoonk_jobs.stream import Stream
+from thoonk_jobs.timing import LOOK_AGAIN
 
 T = TypeVar("T")
 
@@ -175,7 +176,8 @@ class Engine:
     def _hopeless(self, error: Exception) -> Exception | None:
         if faults.code_of(error) in faults.FORBIDDEN:
             return ConfigError(f"the server lets this user not subscribe: {error}; allow its channels")
-        return error if isinstance(error, ThoonkError) and not isinstance(error, BrokerUnavailable) else None
+        failure = faults.final(error, self._config, calls.ping())
+        return None if isinstance(failure, BrokerUnavailable) else failure
 
     # Subscriptions.
 
@@ -205,15 +207,19 @@ class Engine:
 
     def _subscribe(self, stream: Stream, attention: Attention) -> None:
         keys = attention.keys
+        if stream.closed or self._attended.get(keys.base) is not attention:
+            return
         confirmed = stream.subscribe(keys.process_channel(self.process), keys.alarm_channel)
-        confirmed.add_done_callback(lambda future: self._subscribed(attention, future))
+        confirmed.add_done_callback(lambda future: self._subscribed(stream, attention, future))
 
-    def _subscribed(self, attention: Attention, future: asyncio.Future[Any]) -> None:
+    def _subscribed(self, stream: Stream, attention: Attention, future: asyncio.Future[Any]) -> None:
         if future.cancelled() or self._attended.get(attention.keys.base) is not attention:
             return
         if error := future.exception():
             if isinstance(error, Exception) and (failure := self._hopeless(error)):
                 attention.fail(failure)
+            else:
+                self.loop.call_later(LOOK_AGAIN, self._subscribe, stream, attention)
             return
         attention.begin()
         self.listener.may_have_missed(attention.keys)

@@ -28,11 +28,12 @@ _PART = 1 << 16
 
 @dataclass(slots=True)
 class _Awaited:
-    """A reply that is to come; of a subscription, one for each channel."""
+    """A reply that is to come; of a subscription and of its end, a push of this kind for each channel."""
 
     future: asyncio.Future[Any]
     since: float
-    parts: int = 1
+    push: bytes
+    parts: int
 
 
 class Stream:
@@ -78,13 +79,13 @@ class Stream:
             raise
         return stream
 
-    def say(self, *command: Any, parts: int = 1) -> asyncio.Future[Any]:
+    def say(self, *command: Any, push: bytes = b"", parts: int = 1) -> asyncio.Future[Any]:
         """Sends a command; its reply comes in the future, an error of the server as an exception."""
         future: asyncio.Future[Any] = self._loop.create_future()
         if self.closed:
             future.set_exception(redis.ConnectionError("the connection was lost"))
             return future
-        self._awaited.append(_Awaited(future, self._loop.time(), parts))
+        self._awaited.append(_Awaited(future, self._loop.time(), push, parts))
         self._writer.write(_packed(*command))
         if self._watch is None:
             self._watch = self._loop.call_later(self._reply_in, self._check)
@@ -92,11 +93,12 @@ class Stream:
 
     def subscribe(self, *channels: str) -> asyncio.Future[Any]:
         """Subscribes; the future is done when all of them are confirmed."""
-        return self.say("SSUBSCRIBE", *channels, parts=len(channels))
+        return self.say("SSUBSCRIBE", *channels, push=b"ssubscribe", parts=len(channels))
 
     def unsubscribe(self, *channels: str) -> None:
         """Hears these channels no more."""
-        self._writer.write(_packed("SUNSUBSCRIBE", *channels))
+        left = self.say("SUNSUBSCRIBE", *channels, push=b"sunsubscribe", parts=len(channels))
+        left.add_done_callback(lambda future: future.cancelled() or future.exception())  # refused: they are heard on
 
     async def drained(self) -> None:
         """Returns when the server has taken most of what was said."""
@@ -128,13 +130,13 @@ class Stream:
 
     def _take(self, reply: Any) -> None:
         if isinstance(reply, hiredis.PushNotification):
-            if reply[0] == b"ssubscribe":
+            if reply[0] == b"smessage":
+                # Who awaits a reply that came before goes on first: what the reply says is older.
+                self._loop.call_soon(self._hear, reply)
+            elif self._awaited and reply[0] == self._awaited[0].push:
                 self._awaited[0].parts -= 1
                 if self._awaited[0].parts == 0:
                     self._answer(None)
-            elif reply[0] == b"smessage":
-                # Who awaits a reply that came before goes on first: what the reply says is older.
-                self._loop.call_soon(self._hear, reply)
             return
         self._answer(reply)
 

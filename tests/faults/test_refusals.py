@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-from helpers import in_loop, in_thread, taken, until
+import redis
+from helpers import SOON, in_loop, in_thread, taken, until
 from stage import Server, until_waiting
 
 from thoonk_jobs import AsyncBroker, BrokerUnavailable
@@ -24,6 +26,33 @@ def read_only(server: Server) -> Iterator[None]:
         yield
     finally:
         server.client.config_set("min-replicas-to-write", 0)
+
+
+@contextmanager
+def busy(server: Server) -> Iterator[None]:
+    """A script of somebody else takes long: nearly every command is refused."""
+    server.client.config_set("busy-reply-threshold", 1)
+    with redis.Redis(unix_socket_path=f"{server.folder}/s", socket_timeout=SOON) as other:
+
+        def run() -> None:
+            with suppress(redis.ResponseError):
+                other.eval("while true do end", 0)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        until(lambda: not answers(server))
+        try:
+            yield
+        finally:
+            server.client.script_kill()
+            thread.join()
+
+
+def answers(server: Server) -> bool:
+    try:
+        return bool(server.client.ping())
+    except redis.ResponseError:
+        return False
 
 
 @in_loop
@@ -65,3 +94,33 @@ def test_a_wait_that_could_not_look_when_its_job_ended_looks_again(near, other, 
 
     assert ended.get(timeout=AGAIN).result == "sent"
     assert not refusals
+
+
+@in_loop
+async def test_a_subscription_that_a_busy_server_refused_is_asked_for_again(server, other):
+    async with AsyncBroker(server.url, namespace="own") as broker:
+        await broker.ping()
+        with busy(server):
+            got = asyncio.create_task(broker.queue("letters").get())
+            await asyncio.sleep(0.5)
+        await asyncio.sleep(0.5)
+        job = await asyncio.to_thread(other.publish, "letter")
+
+        assert (await asyncio.wait_for(got, AGAIN)).id == job.id
+
+
+@in_loop
+async def test_leaving_a_queue_of_a_busy_server_shifts_no_reply(server):
+    async with AsyncBroker(server.url, namespace="own") as broker:
+        letters, parcels = broker.queue("letters"), broker.queue("parcels")
+        engine = letters.session.engine
+        await engine.attended(letters.keys)
+        stream = engine._stream
+        with busy(server):
+            engine.leave(engine.attention(letters.keys))
+            counted = [asyncio.create_task(parcels.counts()), asyncio.create_task(parcels.ids())]
+            await asyncio.sleep(0.2)
+
+        assert (await asyncio.wait_for(counted[1], AGAIN)) == []
+        assert sum((await asyncio.wait_for(counted[0], AGAIN)).values()) == 0
+        assert not stream._task.done()
