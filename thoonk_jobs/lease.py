@@ -51,7 +51,15 @@ class Leases:
         name = (claim.keys.base, claim.id, claim.token)
         with self._lock:
             self._held[name] = claim
-            if not claim.renewed:
+            if claim.renewed:
+                self._next[name] = math.inf
+        self.renewed(claim, engine)
+
+    def renewed(self, claim: Held, engine: Engine) -> None:
+        """A lease starts now, of whatever length: the next renewal is due when a third of it is over."""
+        name = (claim.keys.base, claim.id, claim.token)
+        with self._lock:
+            if name not in self._next:
                 return
             self._next[name] = at = time.monotonic() + claim.lease / 3
             sooner = at < self._planned
