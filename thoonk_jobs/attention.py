@@ -51,10 +51,12 @@ class Attention:
             self.line.join(demand)
 
     def fail(self, error: Exception) -> None:
-        """Nobody hears anything here, for good."""
-        self.failure = error
+        """Nobody hears anything here, for good: who waits is told, also who waits for a bell."""
+        known, self.failure = self.failure, error
         self.confirmed.set()
         self.line.fail(error)
+        if not known and not self._engine.closed:
+            self._engine.listener.may_have_missed(self.keys)
 
     def end(self) -> None:
         """Nobody waits here any more."""

@@ -8,6 +8,7 @@ import socket
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
+from copy import copy
 from typing import Any
 
 from thoonk_jobs import calls, request
@@ -132,8 +133,10 @@ class Session(ABC):
             attention.line.place.taken(reply.number)
 
     def hears(self, keys: QueueKeys) -> bool:
-        """For flows: whether bells of a queue can ring at present."""
+        """For flows: whether bells of a queue can ring at present. Raises why they never will."""
         attention = self.engine.attention(keys)
+        if attention and attention.failure:
+            raise copy(attention.failure)
         return bool(attention and attention.confirmed.is_set())
 
     def wanted(self, keys: QueueKeys, id: str) -> bool:

@@ -7,11 +7,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+import pytest
 import redis
 from helpers import SOON, in_loop, in_thread, taken, until
 from stage import Server, until_waiting
 
-from thoonk_jobs import AsyncBroker, BrokerUnavailable
+from thoonk_jobs import AsyncBroker, Broker, BrokerUnavailable, ConfigError, Queue
 from thoonk_jobs.request import Call
 
 AGAIN = 10.0
@@ -124,3 +125,30 @@ async def test_leaving_a_queue_of_a_busy_server_shifts_no_reply(server):
         assert (await asyncio.wait_for(counted[1], AGAIN)) == []
         assert sum((await asyncio.wait_for(counted[0], AGAIN)).values()) == 0
         assert not stream._task.done()
+
+
+@pytest.fixture
+def guest(server: Server) -> Iterator[Queue]:
+    """The queue as a user has it whose channels may be taken away."""
+    server.client.execute_command("ACL", "SETUSER", "guest", "on", ">word", "~*", "+@all", "allchannels")
+    with Broker(server.url, namespace="own", username="guest", password="word") as broker:
+        yield broker.queue("letters")
+
+
+def test_who_may_not_subscribe_is_told_each_time(server, guest, other):
+    server.client.execute_command("ACL", "SETUSER", "guest", "resetchannels")
+    job = other.publish("letter")
+
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="allow its channels"):
+            guest.job(job.id).wait(timeout=AGAIN)
+
+
+def test_a_wait_ends_when_its_user_may_not_subscribe_any_more(server, guest, other):
+    job = other.publish("letter")
+    ended = in_thread(guest.job(job.id).wait)
+    until_waiting(server.client)
+
+    server.client.execute_command("ACL", "SETUSER", "guest", "resetchannels")
+
+    assert isinstance(ended.get(timeout=AGAIN), ConfigError)
