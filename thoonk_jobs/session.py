@@ -8,6 +8,8 @@ import socket
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError
+from contextlib import suppress
 from copy import copy
 from typing import Any
 
@@ -212,9 +214,12 @@ class EngineThread:
     def wait_for(self, work: Coroutine[Any, Any, Any], timeout: float) -> None:
         """Does something and waits for its end, so long at most."""
         try:
-            asyncio.run_coroutine_threadsafe(work, self.engine.loop).result(timeout)
-        except (TimeoutError, ThoonkError, RuntimeError):
+            waiting = asyncio.run_coroutine_threadsafe(work, self.engine.loop)
+        except RuntimeError:  # the loop has ended
             work.close()
+            return
+        with suppress(TimeoutError, CancelledError, ThoonkError):
+            waiting.result(timeout)
 
     def stop(self) -> None:
         """Ends the loop and the thread."""
