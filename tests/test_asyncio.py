@@ -337,6 +337,20 @@ def test_500_waiting_threads_use_two_connections_and_one_job_wakes_one_of_them(b
 # The server
 
 
+@in_loop
+async def test_a_server_that_goes_on_answering_is_given_time_for_all_that_was_asked(place):
+    """More at once than it can do in the time in which it has to answer one call."""
+    async with letters(place, socket_timeout=0.3) as queue:
+        await queue.counts()
+        stream = queue.session.engine._stream
+        pad = b"x" * 100_000  # else the server would answer all of them together
+        began = asyncio.get_running_loop().time()
+
+        await asyncio.gather(*(stream.say("EVAL", "for _ = 1, 1000000 do end", 0, pad) for _ in range(100)))
+
+        assert asyncio.get_running_loop().time() - began > 0.3
+
+
 def test_when_the_server_is_killed_nothing_that_was_acknowledged_is_lost(tmp_path):
     server = EmbeddedServer(tmp_path)
 

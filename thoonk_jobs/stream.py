@@ -54,6 +54,7 @@ class Stream:
         self._lost = lost
         self._loop = asyncio.get_running_loop()
         self._awaited: deque[_Awaited] = deque()
+        self._answered = 0.0
         self._watch: asyncio.TimerHandle | None = None
         self.closed = False
         self._task = self._loop.create_task(self._read())
@@ -105,11 +106,11 @@ class Stream:
         await self._writer.drain()
 
     def _check(self) -> None:
-        """The oldest command waits for its reply for how long?"""
+        """For how long does the oldest command wait for its reply, since all before it were answered?"""
         self._watch = None
         if not self._awaited:
             return
-        left = self._awaited[0].since + self._reply_in - self._loop.time()
+        left = max(self._awaited[0].since, self._answered) + self._reply_in - self._loop.time()
         if left > 0:
             self._watch = self._loop.call_later(left, self._check)
         else:
@@ -142,6 +143,7 @@ class Stream:
 
     def _answer(self, reply: Any) -> None:
         future = self._awaited.popleft().future
+        self._answered = self._loop.time()
         if future.done():  # nobody waits for it any more
             return
         if isinstance(reply, redis.ResponseError):
@@ -163,6 +165,7 @@ class Stream:
         for awaited in self._awaited:
             if not awaited.future.done():
                 awaited.future.set_exception(failure)
+                awaited.future.exception()  # of some the reply does not matter; that is no trouble for the loop
         self._awaited.clear()
         self._lost(failure)
 
