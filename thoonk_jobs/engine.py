@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from copy import copy
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from thoonk_jobs import calls, faults, news
 from thoonk_jobs.attention import Attention
@@ -27,20 +27,11 @@ from thoonk_jobs.timing import LOOK_AGAIN
 T = TypeVar("T")
 
 
-class Listener(Protocol):
-    """Who else wants the news: bells, callbacks and held claims."""
-
-    def job_news(self, keys: QueueKeys, stalls: dict[str, float]) -> None: ...
-    def claim_lost(self, keys: QueueKeys, id: str, token: int) -> None: ...
-    def may_have_missed(self, keys: QueueKeys) -> None: ...
-    def attends(self, keys: QueueKeys) -> bool: ...
-
-
 class Engine:
     """Belongs to one event loop; other threads reach it by `post`."""
 
     def __init__(
-        self, config: Config, process: str, worker: str, elapsed: Elapsed, server: Server, listener: Listener
+        self, config: Config, process: str, worker: str, elapsed: Elapsed, server: Server, listener: news.Listener
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.process = process
@@ -51,6 +42,7 @@ class Engine:
         self._elapsed = elapsed
         self._server = server
         self._stream: Stream | None = None
+        self._over = False
         self._opening = asyncio.Lock()
         self._attended: dict[str, Attention] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -143,8 +135,10 @@ class Engine:
             if self._stream and not self._stream.closed:
                 return self._stream
             url = await asyncio.to_thread(self._server.start)
-            stream = await Stream.open(url, self._config, self._hear, self._lost)
-            self._stream = stream
+            stream = self._stream = await Stream.open(url, self._config, self._hear, self._lost)
+            if self._over:  # closed meanwhile: nobody would close this one
+                stream.close()
+                raise BrokerClosed("this broker was closed; make another one")
             for attention in self._attended.values():
                 self._subscribe(stream, attention)
             return stream
@@ -288,6 +282,11 @@ class Engine:
                 task.cancel()
             await asyncio.gather(*rest, return_exceptions=True)
         finally:
+            self.end()
             if self._stream:
-                self._stream.close()
                 await self._stream.ended()
+
+    def end(self) -> None:
+        """Ends the connection for good, whatever is still on its way."""
+        self._over = True
+        self.drop_connection("the broker was closed")
