@@ -194,10 +194,12 @@ class Engine:
 
     async def attended(self, keys: QueueKeys) -> None:
         """Returns once this process hears its channel of a queue. Raises ConfigError where it may not."""
-        attention = self.attend(keys)
-        await attention.confirmed.wait()
-        if attention.failure:
-            raise copy(attention.failure)
+        attention = None
+        while attention is None or self._attended.get(keys.base) is not attention:  # left meanwhile: attends anew
+            attention = self.attend(keys)
+            await attention.confirmed.wait()
+            if attention.failure:
+                raise copy(attention.failure)
 
     def _subscribe(self, stream: Stream, attention: Attention) -> None:
         keys = attention.keys
@@ -228,9 +230,12 @@ class Engine:
         keys = attention.keys
         del self._attended[keys.base]
         attention.end()
+        attention.confirmed.set()
         if self._stream and not self._stream.closed:
             self._stream.unsubscribe(keys.process_channel(self.process), keys.alarm_channel)
         self.start(self._run(calls.leave_line(keys)))
+        if self.listener.attends(keys):  # another thread came just now, and took this for attended to
+            self.attend(keys)
 
     def _hear(self, message: list[Any]) -> None:
         base, _, channel = message[1].decode().rpartition("}")
