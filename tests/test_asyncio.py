@@ -281,6 +281,24 @@ async def test_looking_at_a_queue_forgets_no_deadline(place):
             await soon(lambda: elsewhere.queue("letters").job(job.id).outcome is Outcome.EXPIRED, seconds=2)
 
 
+@in_loop
+async def test_who_comes_after_a_long_silence_does_not_flood_the_server_and_learns_what_time_it_is(place, client):
+    async with letters(place) as queue:
+        await queue.publish("letter", delay=3600)
+        for _ in range(2):
+            await queue.get(timeout=0.05)
+    seen = int(client.hget(f"{queue.keys.base}:meta", "seen"))
+    client.hset(f"{queue.keys.base}:meta", "seen", seen - 60_000)
+
+    async with letters(place) as queue:
+        before = client.info("stats")["total_commands_processed"]
+        assert await queue.get(timeout=4) is None
+        assert client.info("stats")["total_commands_processed"] - before < 2000
+        before = client.info("stats")["total_commands_processed"]
+        assert await queue.get(timeout=0.5) is None
+        assert client.info("stats")["total_commands_processed"] - before < 5
+
+
 # Waiting by the hundred
 
 
