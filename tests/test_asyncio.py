@@ -281,6 +281,24 @@ async def test_looking_at_a_queue_forgets_no_deadline(place):
             await soon(lambda: elsewhere.queue("letters").job(job.id).outcome is Outcome.EXPIRED, seconds=2)
 
 
+@in_loop
+async def test_who_comes_after_a_long_silence_does_not_flood_the_server_and_learns_what_time_it_is(place, client):
+    async with letters(place) as queue:
+        await queue.publish("letter", delay=3600)
+        for _ in range(2):
+            await queue.get(timeout=0.05)
+    seen = int(client.hget(f"{queue.keys.base}:meta", "seen"))
+    client.hset(f"{queue.keys.base}:meta", "seen", seen - 60_000)
+
+    async with letters(place) as queue:
+        before = client.info("stats")["total_commands_processed"]
+        assert await queue.get(timeout=4) is None
+        assert client.info("stats")["total_commands_processed"] - before < 2000
+        before = client.info("stats")["total_commands_processed"]
+        assert await queue.get(timeout=0.5) is None
+        assert client.info("stats")["total_commands_processed"] - before < 5
+
+
 # Waiting by the hundred
 
 
@@ -335,6 +353,20 @@ def test_500_waiting_threads_use_two_connections_and_one_job_wakes_one_of_them(b
 
 
 # The server
+
+
+@in_loop
+async def test_a_server_that_goes_on_answering_is_given_time_for_all_that_was_asked(place):
+    """More at once than it can do in the time in which it has to answer one call."""
+    async with letters(place, socket_timeout=0.3) as queue:
+        await queue.counts()
+        stream = queue.session.engine._stream
+        pad = b"x" * 100_000  # else the server would answer all of them together
+        began = asyncio.get_running_loop().time()
+
+        await asyncio.gather(*(stream.say("EVAL", "for _ = 1, 1000000 do end", 0, pad) for _ in range(300)))
+
+        assert asyncio.get_running_loop().time() - began > 0.3
 
 
 def test_when_the_server_is_killed_nothing_that_was_acknowledged_is_lost(tmp_path):

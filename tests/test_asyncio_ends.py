@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -283,6 +284,36 @@ async def test_who_waits_for_an_answer_when_the_broker_is_closed_hears_that_and_
 
         ended = await asyncio.gather(*asked, return_exceptions=True)
     assert [type(end) for end in ended] == [BrokerClosed] * 5
+
+
+@in_loop
+async def test_a_connection_that_was_on_its_way_when_its_broker_was_closed_is_closed(place, client, monkeypatch):
+    before = len(client.client_list())
+    async with letters(place) as queue:
+        go, start = threading.Event(), queue.session.server.start
+        monkeypatch.setattr(queue.session.server, "start", lambda: go.wait(SOON) and start())
+        asked = [asyncio.create_task(work) for work in (queue.get(timeout=0), queue.ids())]
+        await begun(*asked)
+        await queue._broker.close()
+        go.set()
+
+        ended = await asyncio.gather(*asked, return_exceptions=True)
+
+    assert [type(end) for end in ended] == [BrokerClosed] * 2
+    await soon(lambda: len(client.client_list()) == before)
+
+
+@in_loop
+async def test_a_close_that_is_cancelled_leaves_no_connection(place, client):
+    before = len(client.client_list())
+    async with letters(place) as queue:
+        await queue.publish("letter")
+        await taken(queue)
+        with slow(client):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(queue._broker.close(), 0.1)
+
+            await soon(lambda: len(client.client_list()) == before)
 
 
 # Loops

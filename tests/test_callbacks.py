@@ -370,3 +370,48 @@ def test_close_with_a_wait_hears_first(connect, queue, heard, wait):
 
     assert closed.get(timeout=SOON) is None
     assert [job.result for job in heard.jobs] == ["sent"]
+
+
+# A queue that is just being left
+
+
+@pytest.mark.blocking_only
+def test_a_queue_that_is_left_just_when_a_callback_is_registered_is_heard_of(queue, elsewhere, heard, monkeypatch):
+    session, keys = queue.session, queue.keys
+    session.subscribe(keys, SOON)
+    expect = session.callbacks.expect
+
+    def just_left(*args):
+        session.engine.post(session.engine.attention(keys)._look_after)
+        until(lambda: session.engine.attention(keys) is None)
+        return expect(*args)
+
+    monkeypatch.setattr(session.callbacks, "expect", just_left)
+    queue.publish("letter", on_finish=heard)
+    taken(elsewhere).finish("sent")
+
+    assert heard.news.get(timeout=SOON / 4).result == "sent"
+
+
+@pytest.mark.blocking_only
+def test_who_comes_just_when_a_queue_is_left_hears_of_it(queue, elsewhere, monkeypatch):
+    session, keys = queue.session, queue.keys
+    job = queue.publish("letter")
+    session.subscribe(keys, SOON)
+    attends, ended = session.attends, []
+
+    def too_early(keys):
+        if ended:
+            return attends(keys)
+        ended.append(in_thread(lambda: queue.job(job.id).wait(timeout=SOON)))
+        until(lambda: session.bells.hang_for(keys))
+        time.sleep(0.1)  # it goes on to believe that this queue is attended to
+        return False
+
+    monkeypatch.setattr(session, "attends", too_early)
+    session.engine.post(session.engine.attention(keys)._look_after)
+    until(lambda: ended)
+    time.sleep(0.3)
+    taken(elsewhere).finish("sent")
+
+    assert ended[0].get(timeout=SOON / 4).result == "sent"

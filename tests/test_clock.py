@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import redis
@@ -11,6 +13,7 @@ from audit import Contents
 from desk import Desk, Ear, head
 
 from thoonk_jobs import Broker, calls
+from thoonk_jobs.elapsed import Elapsed
 from thoonk_jobs.machine import State
 from thoonk_jobs.request import Call, Reply
 from thoonk_jobs.timing import UNKNOWN_SKEW
@@ -248,3 +251,28 @@ def test_what_those_who_keep_the_time_do_not_do_a_newcomer_does_after_3_seconds(
     desk.unvouched(calls.settle(desk.keys))
 
     assert desk.state("claimed") is State.AVAILABLE
+
+
+class ForgottenMeanwhile(dict[str, Any]):
+    """Between two looks another thread forgets what is there."""
+
+    def __contains__(self, key: object) -> bool:
+        found = super().__contains__(key)
+        self.clear()
+        return found
+
+    def get(self, key: str, default: Any = None) -> Any:
+        found = super().get(key, default)
+        self.clear()
+        return found
+
+
+def test_threads_that_hear_of_a_jump_at_the_same_time_do_not_disturb_each_other():
+    """As after the server stood still: all replies are late, and tell of another skew."""
+    elapsed = Elapsed()
+    elapsed.heard("letters", time.monotonic(), 0, 0)
+    elapsed._known = ForgottenMeanwhile(elapsed._known)
+
+    elapsed.heard("letters", -math.inf, 0, 1)
+
+    assert not elapsed._known

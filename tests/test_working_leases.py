@@ -108,6 +108,19 @@ def test_a_lease_cut_short_by_hand_is_noticed_by_those_who_wait(queue, elsewhere
     assert got.get(timeout=4).id == job.id
 
 
+def test_a_lease_cut_short_by_hand_is_renewed_in_time(queue, client):
+    assert queue.get(timeout=0) is None
+    until(lambda: queue.session.hears(queue.keys))
+    queue.publish("letter")
+    claim = taken(queue, lease=300)
+
+    claim.renew(0.6)
+
+    first = lease_end(client, claim)
+    until(lambda: lease_end(client, claim) > first + 800, 5)
+    assert not claim.aborted
+
+
 # A call that is sent again
 
 

@@ -246,6 +246,9 @@ class AsyncSession(Session):
         self._engine.stop()
         self.bells.ring_all()
         self.changed.set()
-        await self.leases.give_back(self._engine)
-        await self._engine.close(spared=_teller.get())
-        await asyncio.to_thread(self.server.close)
+        try:
+            await self.leases.give_back(self._engine)
+            await self._engine.close(spared=_teller.get())
+        finally:  # also when it is cancelled
+            self._engine.end()
+            await asyncio.to_thread(self.server.close)

@@ -13,7 +13,7 @@ from thoonk_jobs.ids import new_id
 from thoonk_jobs.keys import QueueKeys
 from thoonk_jobs.line import Demand, Line
 from thoonk_jobs.request import Probe, Reply
-from thoonk_jobs.timing import PROBE_BACK, PROBE_EVERY
+from thoonk_jobs.timing import LOOK_AGAIN, PACE, PROBE_BACK, PROBE_EVERY
 
 if TYPE_CHECKING:
     from thoonk_jobs.engine import Engine
@@ -30,6 +30,7 @@ class Attention:
         self.failure: Exception | None = None
         self._engine = engine
         self._nonce = ""
+        self._settled = 0.0
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._replied: tuple[int, int] | None = None
         self._probed: Probe | None = None
@@ -51,10 +52,12 @@ class Attention:
             self.line.join(demand)
 
     def fail(self, error: Exception) -> None:
-        """Nobody hears anything here, for good."""
-        self.failure = error
+        """Nobody hears anything here, for good: who waits is told, also who waits for a bell."""
+        known, self.failure = self.failure, error
         self.confirmed.set()
         self.line.fail(error)
+        if not known and not self._engine.closed:
+            self._engine.listener.may_have_missed(self.keys)
 
     def end(self) -> None:
         """Nobody waits here any more."""
@@ -81,6 +84,10 @@ class Attention:
         self._timers[name] = self._engine.loop.call_later(seconds, act)  # type: ignore[arg-type]
 
     def _rang(self) -> None:
+        # At once, but not again and again: what is due may be left to others for a while.
+        self._later("settle", max(0.0, self._settled + PACE - self._engine.loop.time()), self._settle_now)
+
+    def _settle_now(self) -> None:
         self._engine.start(self._settle())
 
     async def _settle(self) -> None:
@@ -88,7 +95,10 @@ class Attention:
             while await self._engine.run(calls.settle(self.keys, keeper=True)):
                 pass
         except BrokerUnavailable:
-            pass  # the next connection begins with a probe or a look, which tells how late it is
+            if self._engine.attention(self.keys) is self:  # the server may have answered that it cannot at present
+                self.alarm.set(LOOK_AGAIN, keeper=False)
+        finally:
+            self._settled = self._engine.loop.time()
 
     def _look_after(self) -> None:
         """Once in a while: is anybody still interested, and does the subscription carry?"""

@@ -101,15 +101,15 @@ class BlockingSession(Session):
             jobs: list[Taken] = demand.future.result(_span(timeout))
             return jobs
         except (TimeoutError, CancelledError):
-            if not demand.future.cancel():
-                return self._delivered(demand)
-            engine.post(lambda: engine.attend(keys).line.withdraw(demand))
-            return []
+            return [] if demand.future.cancel() else self._delivered(demand)
         except BaseException:
             if not demand.future.cancel() and not demand.future.exception():
                 for job in demand.future.result():
                     self.give_back_taken(keys, job)
             raise
+        finally:
+            if demand.future.cancelled():
+                engine.post(lambda: engine.attend(keys).line.withdraw(demand))
 
     def _delivered(self, demand: Demand) -> list[Taken]:
         jobs: list[Taken] = demand.future.result()

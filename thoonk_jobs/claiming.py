@@ -114,6 +114,8 @@ class ClaimCore(JobCore):
         span = self.lease if lease is None else lease_seconds(lease)
         yield from self._write("renew", calls.renew(self.keys, [(self.id, self.token, span)]))
         self.lease = span
+        session = self._queue.session
+        session.leases.renewed(self, session.engine)
 
     def _set_progress(self, value: float, total: float | None, message: str | None) -> Flow[None]:
         for name, number in (("value", value), ("total", total)):

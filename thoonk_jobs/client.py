@@ -115,7 +115,7 @@ class Broker:
         if session and not self._closed and span != 0:
             session.callbacks.join(span)
         with self._lock:
-            self._closed, self._session = True, None
+            session, self._closed, self._session = self._session, True, None
         if session:
             session.close()
 

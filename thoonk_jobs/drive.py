@@ -54,26 +54,20 @@ class Wire:
             raise
         return connection
 
-    def run_last(self, call: Call[T]) -> T:
-        """`run`, once, of a broker that is being closed."""
-        try:
-            return call.read(self._exchange(call, time.monotonic() + 5))
-        except (*BROKEN, ValueError) as error:
-            raise faults.final(error, self._config, call) or faults.unavailable(error, self._config, call) from error
-
     def run(self, call: Call[T] | Command[T]) -> T:
         """The answer to a call. Raises BrokerUnavailable, BrokerClosed or ConfigError if there is none."""
         until = time.monotonic() + self._config.retry_for
+        in_line = max(until, time.monotonic() + 5)
         pause = FIRST_PAUSE
+        reused = self._connection is not None
         while True:
-            if self.closed.is_set():
-                raise BrokerClosed("this broker was closed; make another one")
-            reused = self._connection is not None
+            self._check_open()
             try:
-                return call.read(self._exchange(call, max(until, time.monotonic() + 5)))
+                return call.read(self._exchange(call, in_line))
             except BROKEN as error:
                 failure = faults.final(error, self._config, call)
                 if reused and not failure and not isinstance(error, redis.ResponseError):
+                    reused = False  # what others connect meanwhile gives no further try
                     continue  # the connection was broken, and that says nothing of the server as it is now
                 if failure or time.monotonic() + pause > until:
                     raise failure or faults.unavailable(error, self._config, call) from None
@@ -81,11 +75,16 @@ class Wire:
             self.closed.wait(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
+    def _check_open(self) -> None:
+        if self.closed.is_set():
+            raise BrokerClosed("this broker was closed; make another one")
+
     def _exchange(self, call: Asked, until: float) -> Any:
         """One request and its reply. A connection that failed in between is dropped: its next reply is not ours."""
         if not self._lock.acquire(timeout=max(0.0, until - time.monotonic())):
             raise redis.TimeoutError("other threads of this broker wait for the server, too")
         try:
+            self._check_open()  # again: closing waits for all who wait for this lock
             if self._connection is None:
                 self._connection = self._connect()
             return self._say(call)

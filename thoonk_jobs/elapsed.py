@@ -44,5 +44,5 @@ class Elapsed:
         now = time.monotonic()
         if now - sent < QUICK and skew != UNKNOWN_SKEW:
             self._known[queue] = (shown, skew, now)
-        elif queue in self._known and self._known[queue][1] != skew:
-            del self._known[queue]
+        elif (known := self._known.get(queue)) and known[1] != skew:
+            self._known.pop(queue, None)  # another thread may have done so just now

@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from copy import copy
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from thoonk_jobs import calls, faults, news
 from thoonk_jobs.attention import Attention
@@ -22,24 +22,16 @@ from thoonk_jobs.logs import log
 from thoonk_jobs.request import Call, Command, Reply
 from thoonk_jobs.server import Server
 from thoonk_jobs.stream import Stream
+from thoonk_jobs.timing import LOOK_AGAIN
 
 T = TypeVar("T")
-
-
-class Listener(Protocol):
-    """Who else wants the news: bells, callbacks and held claims."""
-
-    def job_news(self, keys: QueueKeys, stalls: dict[str, float]) -> None: ...
-    def claim_lost(self, keys: QueueKeys, id: str, token: int) -> None: ...
-    def may_have_missed(self, keys: QueueKeys) -> None: ...
-    def attends(self, keys: QueueKeys) -> bool: ...
 
 
 class Engine:
     """Belongs to one event loop; other threads reach it by `post`."""
 
     def __init__(
-        self, config: Config, process: str, worker: str, elapsed: Elapsed, server: Server, listener: Listener
+        self, config: Config, process: str, worker: str, elapsed: Elapsed, server: Server, listener: news.Listener
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.process = process
@@ -50,6 +42,7 @@ class Engine:
         self._elapsed = elapsed
         self._server = server
         self._stream: Stream | None = None
+        self._over = False
         self._opening = asyncio.Lock()
         self._attended: dict[str, Attention] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -141,8 +134,11 @@ class Engine:
         async with self._opening:
             if self._stream and not self._stream.closed:
                 return self._stream
-            stream = await Stream.open(await self._server.reach(), self._config, self._hear, self._lost)
-            self._stream = stream
+            url = await self._server.reach()
+            stream = self._stream = await Stream.open(url, self._config, self._hear, self._lost)
+            if self._over:  # closed meanwhile: nobody would close this one
+                stream.close()
+                raise BrokerClosed("this broker was closed; make another one")
             for attention in self._attended.values():
                 self._subscribe(stream, attention)
             return stream
@@ -174,7 +170,8 @@ class Engine:
     def _hopeless(self, error: Exception) -> Exception | None:
         if faults.code_of(error) in faults.FORBIDDEN:
             return ConfigError(f"the server lets this user not subscribe: {error}; allow its channels")
-        return error if isinstance(error, ThoonkError) and not isinstance(error, BrokerUnavailable) else None
+        failure = faults.final(error, self._config, calls.ping())
+        return None if isinstance(failure, BrokerUnavailable) else failure
 
     # Subscriptions.
 
@@ -197,22 +194,28 @@ class Engine:
 
     async def attended(self, keys: QueueKeys) -> None:
         """Returns once this process hears its channel of a queue. Raises ConfigError where it may not."""
-        attention = self.attend(keys)
-        await attention.confirmed.wait()
-        if attention.failure:
-            raise copy(attention.failure)
+        attention = None
+        while attention is None or self._attended.get(keys.base) is not attention:  # left meanwhile: attends anew
+            attention = self.attend(keys)
+            await attention.confirmed.wait()
+            if attention.failure:
+                raise copy(attention.failure)
 
     def _subscribe(self, stream: Stream, attention: Attention) -> None:
         keys = attention.keys
+        if stream.closed or self._attended.get(keys.base) is not attention:
+            return
         confirmed = stream.subscribe(keys.process_channel(self.process), keys.alarm_channel)
-        confirmed.add_done_callback(lambda future: self._subscribed(attention, future))
+        confirmed.add_done_callback(lambda future: self._subscribed(stream, attention, future))
 
-    def _subscribed(self, attention: Attention, future: asyncio.Future[Any]) -> None:
+    def _subscribed(self, stream: Stream, attention: Attention, future: asyncio.Future[Any]) -> None:
         if future.cancelled() or self._attended.get(attention.keys.base) is not attention:
             return
         if error := future.exception():
             if isinstance(error, Exception) and (failure := self._hopeless(error)):
                 attention.fail(failure)
+            else:
+                self.loop.call_later(LOOK_AGAIN, self._subscribe, stream, attention)
             return
         attention.begin()
         self.listener.may_have_missed(attention.keys)
@@ -227,9 +230,12 @@ class Engine:
         keys = attention.keys
         del self._attended[keys.base]
         attention.end()
+        attention.confirmed.set()
         if self._stream and not self._stream.closed:
             self._stream.unsubscribe(keys.process_channel(self.process), keys.alarm_channel)
         self.start(self._run(calls.leave_line(keys)))
+        if self.listener.attends(keys):  # another thread came just now, and took this for attended to
+            self.attend(keys)
 
     def _hear(self, message: list[Any]) -> None:
         base, _, channel = message[1].decode().rpartition("}")
@@ -281,6 +287,11 @@ class Engine:
                 task.cancel()
             await asyncio.gather(*rest, return_exceptions=True)
         finally:
+            self.end()
             if self._stream:
-                self._stream.close()
                 await self._stream.ended()
+
+    def end(self) -> None:
+        """Ends the connection for good, whatever is still on its way."""
+        self._over = True
+        self.drop_connection("the broker was closed")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import suppress
 from itertools import count
 from typing import Any, Protocol, TypeVar
 
@@ -17,6 +16,7 @@ from thoonk_jobs.job import Stored
 from thoonk_jobs.keys import QueueKeys
 from thoonk_jobs.machine import LIVE, State
 from thoonk_jobs.request import AT_ONCE, Call, Look
+from thoonk_jobs.timing import LOOK_AGAIN
 
 T = TypeVar("T")
 Flow = Generator[Any, Any, T]
@@ -66,19 +66,22 @@ def wait_for_end(ears: Ears, keys: QueueKeys, id: str, timeout: float | None) ->
     state: State | None = None
     try:
         while True:
+            patience = None
             bell.clear()
             if state is None:
                 [state] = yield calls.watch(keys, [id], on=True)
             elif ears.hears(keys):  # else there is an outage: the bell rings at its end
-                with suppress(BrokerUnavailable):
+                try:
                     [state] = yield calls.watch(keys, [id], on=True)
+                except BrokerUnavailable:
+                    patience = LOOK_AGAIN  # the bell rang for this look, and need not ring again
             if state not in LIVE or state is State.STALLED:
                 [stored] = yield calls.read(keys, [id])
                 return stored  # type: ignore[no-any-return]
             left = _left(until)
             if left == 0:
                 raise TimeoutError(f"job {id!r} of queue {keys.queue!r} is still {state} after {timeout:g} s")
-            yield ears.pause(bell, left)
+            yield ears.pause(bell, left if patience is None else min(patience, left or patience))
     finally:
         ears.unlisten(keys, id, bell)
 

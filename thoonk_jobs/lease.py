@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import threading
 import time
@@ -16,8 +17,6 @@ from thoonk_jobs.logs import log
 from thoonk_jobs.request import AT_ONCE
 
 if TYPE_CHECKING:
-    import asyncio
-
     from thoonk_jobs.engine import Engine
 
 
@@ -51,7 +50,15 @@ class Leases:
         name = (claim.keys.base, claim.id, claim.token)
         with self._lock:
             self._held[name] = claim
-            if not claim.renewed:
+            if claim.renewed:
+                self._next[name] = math.inf
+        self.renewed(claim, engine)
+
+    def renewed(self, claim: Held, engine: Engine) -> None:
+        """A lease starts now, of whatever length: the next renewal is due when a third of it is over."""
+        name = (claim.keys.base, claim.id, claim.token)
+        with self._lock:
+            if name not in self._next:
                 return
             self._next[name] = at = time.monotonic() + claim.lease / 3
             sooner = at < self._planned
@@ -85,13 +92,16 @@ class Leases:
             self.drop(claim.keys, claim.id, claim.token)
             claim.lose()
             by_queue[claim.keys].append(claim)
-        for keys, some in by_queue.items():
-            for at in range(0, len(some), AT_ONCE):
-                returned = [calls.give_back(keys, claim.id, claim.token) for claim in some[at : at + AT_ONCE]]
-                try:
-                    await engine.run_last(request.merged(returned))
-                except ThoonkError as error:
-                    log.warning("claims_left_to_their_leases", queue=keys.queue, error=str(error))
+        parts = [
+            (keys, some[at : at + AT_ONCE]) for keys, some in by_queue.items() for at in range(0, len(some), AT_ONCE)
+        ]
+        await asyncio.gather(*(self._return(engine, keys, part) for keys, part in parts))
+
+    async def _return(self, engine: Engine, keys: QueueKeys, claims: list[Held]) -> None:
+        try:
+            await engine.run_last(request.merged([calls.give_back(keys, claim.id, claim.token) for claim in claims]))
+        except ThoonkError as error:
+            log.warning("claims_left_to_their_leases", queue=keys.queue, error=str(error))
 
     def look_at_all(self, keys: QueueKeys, engine: Engine) -> None:
         """News may have been missed: renews what is renewed anyway at once, which tells what was lost."""

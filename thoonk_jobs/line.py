@@ -16,6 +16,7 @@ from thoonk_jobs.flows import new_ticket
 from thoonk_jobs.keys import QueueKeys
 from thoonk_jobs.logs import log
 from thoonk_jobs.request import AT_ONCE, Taken
+from thoonk_jobs.timing import LOOK_AGAIN
 
 if TYPE_CHECKING:
     from thoonk_jobs.engine import Engine
@@ -129,6 +130,10 @@ class Line:
             self._looking = True
             self._engine.start(self._look_until_placed())
 
+    def _look_again(self) -> None:
+        if self._demands:
+            self.look()
+
     async def _look_until_placed(self) -> None:
         try:
             while self._told or (self._demands and not self.place.number):
@@ -137,7 +142,9 @@ class Line:
                     self.used = False  # passes on what it was told
                 await self._look()
         except BrokerUnavailable as error:
-            log.debug("look_failed", queue=self.keys.queue, error=str(error))  # again after the next connection
+            log.debug("look_failed", queue=self.keys.queue, error=str(error))
+            # Also where the connection lives on, as to a server that was busy or could not write.
+            self._engine.loop.call_later(LOOK_AGAIN, self._look_again)
         except ThoonkError as error:
             self.fail(error)
         finally:

@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from struct import Struct
+from typing import Protocol
+
+from thoonk_jobs.keys import QueueKeys
 
 WAKE, JOBS, STALLED, CLAIMS, NONCE = b"w", b"j", b"s", b"c", b"n"
 _NUMBER = Struct(">d")
+
+
+class Listener(Protocol):
+    """Who else wants the news: bells, callbacks and held claims."""
+
+    def job_news(self, keys: QueueKeys, stalls: dict[str, float]) -> None: ...
+    def claim_lost(self, keys: QueueKeys, id: str, token: int) -> None: ...
+    def may_have_missed(self, keys: QueueKeys) -> None: ...
+    def attends(self, keys: QueueKeys) -> bool: ...
 
 
 def place(told: bytes) -> int:

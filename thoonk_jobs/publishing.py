@@ -79,11 +79,14 @@ class Publishing(QueueBase):
         """Registers callbacks, by position, behind a confirmed subscription: the end may come before the answer."""
         if any(publication.callbacks for publication in prepared):
             yield self.session.confirmed(self.keys, max(5.0, self._broker.config.retry_for))
-        return {
+        expected = {
             at: self.session.callbacks.expect(self.keys, publication.id, publication.callbacks)
             for at, publication in enumerate(prepared)
             if publication.callbacks
         }
+        if expected:
+            self.session.want(self.keys)  # it may just have been left, as nobody waited yet
+        return expected
 
     def _published(self, id: str, stored: Stored) -> Flow[Any]:
         """The job as it is: one that was published before may have more to read than the answer tells."""

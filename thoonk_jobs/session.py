@@ -8,6 +8,9 @@ import socket
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError
+from contextlib import suppress
+from copy import copy
 from typing import Any
 
 from thoonk_jobs import calls, request
@@ -132,8 +135,10 @@ class Session(ABC):
             attention.line.place.taken(reply.number)
 
     def hears(self, keys: QueueKeys) -> bool:
-        """For flows: whether bells of a queue can ring at present."""
+        """For flows: whether bells of a queue can ring at present. Raises why they never will."""
         attention = self.engine.attention(keys)
+        if attention and attention.failure:
+            raise copy(attention.failure)
         return bool(attention and attention.confirmed.is_set())
 
     def wanted(self, keys: QueueKeys, id: str) -> bool:
@@ -209,9 +214,12 @@ class EngineThread:
     def wait_for(self, work: Coroutine[Any, Any, Any], timeout: float) -> None:
         """Does something and waits for its end, so long at most."""
         try:
-            asyncio.run_coroutine_threadsafe(work, self.engine.loop).result(timeout)
-        except (TimeoutError, ThoonkError, RuntimeError):
+            waiting = asyncio.run_coroutine_threadsafe(work, self.engine.loop)
+        except RuntimeError:  # the loop has ended
             work.close()
+            return
+        with suppress(TimeoutError, CancelledError, ThoonkError):
+            waiting.result(timeout)
 
     def stop(self) -> None:
         """Ends the loop and the thread."""

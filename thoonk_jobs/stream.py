@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from redis.backoff import NoBackoff
 
 from thoonk_jobs import connections, faults
 from thoonk_jobs.config import Config
+from thoonk_jobs.scripts import SCRIPTS
 
 REPLY_IN = 5.0
 """Seconds in which a server answers, where socket_timeout does not say so; else the connection is taken for dead."""
@@ -28,11 +30,12 @@ _PART = 1 << 16
 
 @dataclass(slots=True)
 class _Awaited:
-    """A reply that is to come; of a subscription, one for each channel."""
+    """A reply that is to come; of a subscription and of its end, a push of this kind for each channel."""
 
     future: asyncio.Future[Any]
     since: float
-    parts: int = 1
+    push: bytes
+    parts: int
 
 
 class Stream:
@@ -53,6 +56,7 @@ class Stream:
         self._lost = lost
         self._loop = asyncio.get_running_loop()
         self._awaited: deque[_Awaited] = deque()
+        self._answered = 0.0
         self._watch: asyncio.TimerHandle | None = None
         self.closed = False
         self._task = self._loop.create_task(self._read())
@@ -65,6 +69,7 @@ class Stream:
         stream = cls(connection, config.redis_options.get("socket_timeout") or REPLY_IN, hear, lost)
         try:
             info, layout = (stream.say(*command) for command in connections.questions(config.namespace))
+            loaded = stream.say("SCRIPT", "EXISTS", *(script.sha for script in SCRIPTS.values()))
             try:
                 told = await info
             except redis.ResponseError as error:
@@ -72,19 +77,27 @@ class Stream:
                     raise
                 told = None
             connections.check(config.namespace, told, await layout)
+            await stream._load_scripts(loaded)
         except BaseException:
             stream.close()
             await stream.ended()
             raise
         return stream
 
-    def say(self, *command: Any, parts: int = 1) -> asyncio.Future[Any]:
+    async def _load_scripts(self, loaded: asyncio.Future[list[int]]) -> None:
+        """All that the server lacks: a renewal that waits in a server that stands still must not miss its script."""
+        with suppress(redis.ResponseError):  # where it is not allowed, each is loaded when it is missed
+            for script, there in zip(SCRIPTS.values(), await loaded, strict=True):
+                if not there:
+                    self.say("SCRIPT", "LOAD", script.source).add_done_callback(_heed)
+
+    def say(self, *command: Any, push: bytes = b"", parts: int = 1) -> asyncio.Future[Any]:
         """Sends a command; its reply comes in the future, an error of the server as an exception."""
         future: asyncio.Future[Any] = self._loop.create_future()
         if self.closed:
             future.set_exception(redis.ConnectionError("the connection was lost"))
             return future
-        self._awaited.append(_Awaited(future, self._loop.time(), parts))
+        self._awaited.append(_Awaited(future, self._loop.time(), push, parts))
         self._writer.write(_packed(*command))
         if self._watch is None:
             self._watch = self._loop.call_later(self._reply_in, self._check)
@@ -92,22 +105,23 @@ class Stream:
 
     def subscribe(self, *channels: str) -> asyncio.Future[Any]:
         """Subscribes; the future is done when all of them are confirmed."""
-        return self.say("SSUBSCRIBE", *channels, parts=len(channels))
+        return self.say("SSUBSCRIBE", *channels, push=b"ssubscribe", parts=len(channels))
 
     def unsubscribe(self, *channels: str) -> None:
         """Hears these channels no more."""
-        self._writer.write(_packed("SUNSUBSCRIBE", *channels))
+        left = self.say("SUNSUBSCRIBE", *channels, push=b"sunsubscribe", parts=len(channels))
+        left.add_done_callback(lambda future: future.cancelled() or future.exception())  # refused: they are heard on
 
     async def drained(self) -> None:
         """Returns when the server has taken most of what was said."""
         await self._writer.drain()
 
     def _check(self) -> None:
-        """The oldest command waits for its reply for how long?"""
+        """For how long does the oldest command wait for its reply, since all before it were answered?"""
         self._watch = None
         if not self._awaited:
             return
-        left = self._awaited[0].since + self._reply_in - self._loop.time()
+        left = max(self._awaited[0].since, self._answered) + self._reply_in - self._loop.time()
         if left > 0:
             self._watch = self._loop.call_later(left, self._check)
         else:
@@ -128,18 +142,19 @@ class Stream:
 
     def _take(self, reply: Any) -> None:
         if isinstance(reply, hiredis.PushNotification):
-            if reply[0] == b"ssubscribe":
+            if reply[0] == b"smessage":
+                # Who awaits a reply that came before goes on first: what the reply says is older.
+                self._loop.call_soon(self._hear, reply)
+            elif self._awaited and reply[0] == self._awaited[0].push:
                 self._awaited[0].parts -= 1
                 if self._awaited[0].parts == 0:
                     self._answer(None)
-            elif reply[0] == b"smessage":
-                # Who awaits a reply that came before goes on first: what the reply says is older.
-                self._loop.call_soon(self._hear, reply)
             return
         self._answer(reply)
 
     def _answer(self, reply: Any) -> None:
         future = self._awaited.popleft().future
+        self._answered = self._loop.time()
         if future.done():  # nobody waits for it any more
             return
         if isinstance(reply, redis.ResponseError):
@@ -161,6 +176,7 @@ class Stream:
         for awaited in self._awaited:
             if not awaited.future.done():
                 awaited.future.set_exception(failure)
+                awaited.future.exception()  # of some the reply does not matter; that is no trouble for the loop
         self._awaited.clear()
         self._lost(failure)
 
@@ -172,3 +188,9 @@ class Stream:
 def _packed(*command: Any) -> bytes:
     packed: bytes = hiredis.pack_command(command)
     return packed
+
+
+def _heed(future: asyncio.Future[Any]) -> None:
+    """An error here is no concern: what is needed is asked for again."""
+    if not future.cancelled():
+        future.exception()

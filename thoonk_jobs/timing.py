@@ -27,6 +27,10 @@ PROBE_BACK = 5.0
 """Seconds in which a probe comes back on the subscription, or that is made anew."""
 QUICK = 0.5
 """Seconds that a call may take to tell how late it is at the server."""
+PACE = 0.02
+"""Seconds at least between two times that a process acts on what is due in a queue, unless there is more."""
+LOOK_AGAIN = 1.0
+"""Seconds after which who waits looks again, where the server answered that it cannot at present."""
 EXPECTED_FOR = 60.0
 """Seconds for which what a process knows of the server's clock is good."""
 

@@ -29,6 +29,8 @@ class Working(QueueBase):
                 taken = yield from self._take(most, lease, 0 if claims else span)
                 new = [self._hold(job, lease, renew=renew) for job in taken]
                 claims += new
+                if new:
+                    self.session.want(self.keys)  # it may have been left meanwhile, as nothing was held yet
                 for job, claim in zip(taken, new, strict=True):
                     if trouble := unreadable(job, claim):
                         yield from claim._stall(f"its data cannot be read: {trouble}")

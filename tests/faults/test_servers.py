@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,17 @@ import redis
 from helpers import SOON, in_thread, taken, until
 from stage import GETS, Clocked, Server, until_waiting
 
-from thoonk_jobs import Broker, BrokerUnavailable, EmbeddedServer, JobNotFound, Outcome, Queue, State, ThoonkError
+from thoonk_jobs import (
+    Broker,
+    BrokerClosed,
+    BrokerUnavailable,
+    EmbeddedServer,
+    JobNotFound,
+    Outcome,
+    Queue,
+    State,
+    ThoonkError,
+)
 
 RESTART = 10.0
 """Seconds after a restarted server answers until who waited goes on."""
@@ -218,6 +228,57 @@ def test_a_server_that_stood_still_for_twice_the_lease_takes_no_claim_away(serve
     for claim in claims:
         claim.finish("sent")
     assert rival._heard.empty()
+
+
+def calls_that_wait(queue, number) -> list:
+    """Threads that ask a server that does not answer; of each, what it heard and after how long."""
+    began = time.monotonic()
+
+    def call():
+        with suppress(BrokerUnavailable, BrokerClosed):
+            queue.publish("letter")
+        return time.monotonic() - began
+
+    return [in_thread(call) for _ in range(number)]
+
+
+def test_many_threads_hear_in_time_that_a_server_does_not_answer(server):
+    """One waits for the other, and none begins anew because another one has a connection."""
+    with Broker(server.url, namespace="own", retry_for=0.5, socket_timeout=0.2) as broker:
+        broker.queue("letters").publish("first")
+        server.client.execute_command("CLIENT", "PAUSE", "30000", "WRITE")
+
+        ends = [call.get(timeout=SOON) for call in calls_that_wait(broker.queue("letters"), 30)]
+
+    assert max(ends) < 7.5
+
+
+def test_closing_waits_for_one_of_many_calls_that_get_no_answer(server):
+    broker = Broker(server.url, namespace="own", retry_for=SOON, socket_timeout=1)
+    broker.ping()
+    with frozen(server):
+        calls = calls_that_wait(broker.queue("letters"), 8)
+        time.sleep(0.2)
+        with Clocked() as clocked:
+            broker.close()
+        for call in calls:
+            call.get(timeout=3)
+
+    assert clocked.seconds < 3
+
+
+def test_closing_on_a_frozen_server_leaves_claims_to_their_leases(server, other):
+    broker = Broker(server.url, namespace="own")
+    queues = [broker.queue(name) for name in "abc"]
+    for queue in queues:
+        queue.publish("letter")
+        taken(queue)
+    until_waiting(server.client)
+    with frozen(server), Clocked() as clocked:
+        broker.close()
+
+    assert clocked.seconds < 9
+    assert all(other._broker.queue(name).counts()[State.CLAIMED] <= 1 for name in "abc")
 
 
 # Full

@@ -100,6 +100,7 @@ end
 local function skew_to_tell()
   if T.trusted or not T.seen or T.now <= T.seen + SILENCE then return T.skew end
   if not WRITES then return UNKNOWN_SKEW end
+  if T.left and math.abs(T.wall - T.left) >= LEFT_FOR then return T.skew end -- they did not come
   local rung = redis.call('SPUBLISH', T.base .. ':alarm', struct.pack('>d', 0) .. (T.keeper or ''))
   return rung > 0 and UNKNOWN_SKEW or T.skew
 end
