@@ -13,7 +13,7 @@ from helpers import SOON, Heard, in_thread, taken, until
 
 from thoonk_jobs import Broker, Job, JobExists, JobFailed, JobNotFound, Outcome, Queue, State
 
-pytestmark = pytest.mark.asyncio_on("valkey", "redis")
+pytestmark = pytest.mark.asyncio_on("valkey")
 
 
 def settled(broker: Broker) -> None:

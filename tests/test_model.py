@@ -538,7 +538,7 @@ def _framed(member: bytes) -> tuple[str, str]:
 # By hand every run explores anew; a gate is to fail for what changed, not by chance.
 USUAL = settings(
     derandomize=bool(os.environ.get("CI")),
-    max_examples=120, stateful_step_count=50, deadline=None, print_blob=True,
+    max_examples=80, stateful_step_count=50, deadline=None, print_blob=True,
     suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
 )  # fmt: skip
 DEEP = settings(USUAL, max_examples=500, stateful_step_count=80)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from thoonk_jobs import Broker, Outcome, PayloadError, State
 
-pytestmark = pytest.mark.asyncio_on("valkey", "redis")
+pytestmark = pytest.mark.asyncio_on("valkey")
 
 scalars = (
     st.none()

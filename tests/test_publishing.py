@@ -24,7 +24,7 @@ from thoonk_jobs import (
     calls,
 )
 
-pytestmark = pytest.mark.asyncio_on("valkey", "redis")
+pytestmark = pytest.mark.asyncio_on("valkey")
 
 
 def drained(queue: Queue) -> list[Any]:

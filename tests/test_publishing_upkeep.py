@@ -12,7 +12,7 @@ from helpers import INF, SOON, in_thread, taken
 
 from thoonk_jobs import InvalidArgument, Outcome, Publish, Queue, StaleClaim, State, calls
 
-pytestmark = pytest.mark.asyncio_on("valkey", "redis")
+pytestmark = pytest.mark.asyncio_on("valkey")
 
 
 def until_it_waits(client: redis.Redis, queue: Queue) -> None:

@@ -20,7 +20,7 @@ from thoonk_jobs import (
     TransitionRefused,
 )
 
-pytestmark = pytest.mark.asyncio_on("valkey", "redis")
+pytestmark = pytest.mark.asyncio_on("valkey")
 
 
 def taken(queue: Queue, *, lease: float = 30, renew: bool = False) -> Claim:

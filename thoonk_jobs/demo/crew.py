@@ -20,6 +20,7 @@ from thoonk_jobs import EmbeddedServer, ThoonkError
 SOURCE = Path(__file__).resolve().parents[2]
 """Where this package is; the workers start there, so that they import the same one, whatever folder is the current."""
 SECONDS_TO_LEAVE = 5.0
+_heard: list[int] = []
 
 
 class DemoFailed(ThoonkError):
@@ -97,12 +98,14 @@ def place(url: str | None) -> Iterator[tuple[str | None, Path]]:
 
 @contextmanager
 def signals_kept() -> Iterator[None]:
-    """Restores what signals do; within, SIGTERM ends the demo like any error, so that it tidies up."""
+    """Restores what signals do; within, they end the demo like any error, so that it tidies up."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGTERM, _end)
+    _heard.clear()
+    for number in before:
+        signal.signal(number, _end)
     try:
         yield
     finally:
@@ -122,4 +125,11 @@ def undisturbed_end() -> Iterator[None]:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
+    _heard.append(number)
+    heed_signals()
+
+
+def heed_signals() -> None:
+    """Raises for a signal that came; again, as what a handler raises is lost where it interrupts the end of an object."""
+    if _heard:
+        raise KeyboardInterrupt if _heard[0] == signal.SIGINT else SystemExit(128 + _heard[0])

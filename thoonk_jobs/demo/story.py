@@ -10,7 +10,7 @@ from typing import Any
 
 from thoonk_jobs import Job, Progress, Queue
 from thoonk_jobs.demo import analysis, checks
-from thoonk_jobs.demo.crew import Crew, DemoFailed
+from thoonk_jobs.demo.crew import Crew, DemoFailed, heed_signals
 from thoonk_jobs.demo.show import Show
 from thoonk_jobs.demo.tally import Tally
 from thoonk_jobs.demo.worker import LEASE
@@ -97,6 +97,7 @@ class Story:
     def _next(self, crew: Crew, expected: int) -> tuple[str, Job, str]:
         until = time.monotonic() + PATIENCE
         while time.monotonic() < until:
+            heed_signals()
             try:
                 return self._news.get(timeout=0.5)
             except Empty:
