@@ -130,6 +130,6 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 def heed_signals() -> None:
-    """Raises for a signal that came; again, as what a handler raises is lost where it interrupts the end of an object."""
+    """Raises for a signal that came: again, as what a handler raises is lost where it meets the end of an object."""
     if _heard:
         raise KeyboardInterrupt if _heard[0] == signal.SIGINT else SystemExit(128 + _heard[0])
