@@ -17,7 +17,7 @@ from helpers import SOON, Heard, in_time, until
 
 from thoonk_jobs import Broker, Job, Outcome, Publish, Queue, State, TransitionRefused
 
-pytestmark = pytest.mark.asyncio_on("valkey")
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio_on("valkey")]
 
 
 @pytest.fixture
