@@ -13,7 +13,7 @@ from thoonk_jobs.aio_claim import AsyncJob
 from thoonk_jobs.aio_queue import AsyncQueue
 from thoonk_jobs.aio_session import AsyncSession
 from thoonk_jobs.config import Config
-from thoonk_jobs.errors import BrokerClosed, ThoonkError
+from thoonk_jobs.errors import CLOSED, BrokerClosed, ThoonkError
 from thoonk_jobs.job import Stored
 from thoonk_jobs.keys import QueueKeys
 from thoonk_jobs.machine import State
@@ -57,7 +57,7 @@ class AsyncBroker:
     def session(self) -> AsyncSession:
         """What this process has of the broker in the running loop; made on first use."""
         if self._closed:
-            raise BrokerClosed("this broker was closed; make another one")
+            raise BrokerClosed(CLOSED)
         loop = asyncio.get_running_loop()
         if self._session and self._session.loop is not loop:
             if not self._session.loop.is_closed():

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from thoonk_jobs.config import Config
 from thoonk_jobs.elapsed import Elapsed
 from thoonk_jobs.engine import Engine
-from thoonk_jobs.errors import BrokerClosed, BrokerUnavailable, ThoonkError
+from thoonk_jobs.errors import CLOSED_MEANWHILE, BrokerClosed, BrokerUnavailable, ThoonkError
 from thoonk_jobs.expected import Expectations, MakeJob, Stalls
 from thoonk_jobs.flows import Flow
 from thoonk_jobs.keys import QueueKeys
@@ -20,7 +20,7 @@ from thoonk_jobs.line import Demand
 from thoonk_jobs.logs import log
 from thoonk_jobs.request import Call, Command, Look, Taken
 from thoonk_jobs.server import Server
-from thoonk_jobs.session import Session
+from thoonk_jobs.session import Session, no_subscription
 
 T = TypeVar("T")
 
@@ -193,7 +193,7 @@ class AsyncSession(Session):
     def check_open(self) -> None:
         """Raises BrokerClosed once the broker is closed."""
         if self.closed:
-            raise BrokerClosed("the broker was closed while this call waited")
+            raise BrokerClosed(CLOSED_MEANWHILE)
 
     def listen(self, keys: QueueKeys, id: str, timeout: float | None) -> Step:
         """Answers a bell that rings at news of a job; its subscription is confirmed, if that is in time."""
@@ -235,9 +235,7 @@ class AsyncSession(Session):
         try:
             await asyncio.wait_for(self._engine.attended(keys), patience)
         except TimeoutError:
-            raise BrokerUnavailable(
-                f"no subscription to queue {keys.queue!r} in {patience:g} s; is the server up?"
-            ) from None
+            raise no_subscription(keys, patience) from None
         self.check_open()
 
     async def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from thoonk_jobs import calls
@@ -78,10 +79,10 @@ class Attention:
         self._replied = None
         self.alarm.set(seconds, keeper=keeper)
 
-    def _later(self, name: str, seconds: float, act: object) -> None:
+    def _later(self, name: str, seconds: float, act: Callable[[], object]) -> None:
         if name in self._timers:
             self._timers[name].cancel()
-        self._timers[name] = self._engine.loop.call_later(seconds, act)  # type: ignore[arg-type]
+        self._timers[name] = self._engine.loop.call_later(seconds, act)
 
     def _rang(self) -> None:
         # At once, but not again and again: what is due may be left to others for a while.

@@ -13,14 +13,14 @@ from thoonk_jobs.callbacks import CallbackThread
 from thoonk_jobs.config import Config
 from thoonk_jobs.drive import Wire
 from thoonk_jobs.engine import Engine
-from thoonk_jobs.errors import BrokerClosed, BrokerUnavailable
+from thoonk_jobs.errors import CLOSED, CLOSED_MEANWHILE, BrokerClosed, BrokerUnavailable
 from thoonk_jobs.expected import MakeJob
 from thoonk_jobs.flows import Flow
 from thoonk_jobs.keys import QueueKeys
 from thoonk_jobs.line import Demand
 from thoonk_jobs.request import Call, Command, Look, Taken
 from thoonk_jobs.server import Server
-from thoonk_jobs.session import EngineThread, Session
+from thoonk_jobs.session import EngineThread, Session, no_subscription
 
 T = TypeVar("T")
 
@@ -57,7 +57,7 @@ class BlockingSession(Session):
         with self._lock:
             if self._thread is None:
                 if self.wire.closed.is_set():
-                    raise BrokerClosed("this broker was closed; make another one")
+                    raise BrokerClosed(CLOSED)
                 self._thread = EngineThread(
                     lambda: Engine(self.config, self.process, self.worker, self.wire.elapsed, self.server, self)
                 )
@@ -81,7 +81,7 @@ class BlockingSession(Session):
     def check_open(self) -> None:
         """Raises BrokerClosed once the broker is closed."""
         if self.wire.closed.is_set():
-            raise BrokerClosed("the broker was closed while this call waited")
+            raise BrokerClosed(CLOSED_MEANWHILE)
 
     # Steps of flows.
 
@@ -165,9 +165,7 @@ class BlockingSession(Session):
             waiting.result(_span(patience))
         except TimeoutError:
             waiting.cancel()
-            raise BrokerUnavailable(
-                f"no subscription to queue {keys.queue!r} in {patience:g} s; is the server up?"
-            ) from None
+            raise no_subscription(keys, patience) from None
         except CancelledError:
             self.check_open()
             raise

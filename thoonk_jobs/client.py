@@ -12,7 +12,7 @@ from thoonk_jobs import arguments, calls
 from thoonk_jobs.blocking import BlockingSession
 from thoonk_jobs.claim import Job
 from thoonk_jobs.config import Config
-from thoonk_jobs.errors import BrokerClosed
+from thoonk_jobs.errors import CLOSED, BrokerClosed
 from thoonk_jobs.job import Stored
 from thoonk_jobs.keys import QueueKeys
 from thoonk_jobs.machine import State
@@ -64,7 +64,7 @@ class Broker:
         """What this process has of the broker; made on first use."""
         with self._lock:
             if self._closed:
-                raise BrokerClosed("this broker was closed; make another one")
+                raise BrokerClosed(CLOSED)
             if self._session is None:
                 self._session = BlockingSession(self.config, self._make_job, lambda: self._clock())
             return self._session

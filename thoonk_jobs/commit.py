@@ -8,7 +8,7 @@ from copy import copy
 from typing import Any
 
 from thoonk_jobs import flows, request
-from thoonk_jobs.errors import BrokerClosed, BrokerUnavailable
+from thoonk_jobs.errors import CLOSED_MEANWHILE, BrokerClosed, BrokerUnavailable
 from thoonk_jobs.request import Call
 
 Waiting = tuple[Call[Any], asyncio.Future[Any]]
@@ -61,5 +61,5 @@ def _own(error: BaseException, call: Call[Any]) -> BaseException:
     if isinstance(error, BrokerUnavailable):
         return BrokerUnavailable(str(error), code=error.code, job_ids=call.job_ids)
     if isinstance(error, asyncio.CancelledError):  # as the broker was closed; nobody cancelled who waits for this
-        return BrokerClosed("the broker was closed while this call waited")
+        return BrokerClosed(CLOSED_MEANWHILE)
     return copy(error)

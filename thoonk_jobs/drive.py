@@ -14,7 +14,7 @@ from redis.retry import Retry
 from thoonk_jobs import connections, faults
 from thoonk_jobs.config import Config
 from thoonk_jobs.elapsed import Elapsed
-from thoonk_jobs.errors import BrokerClosed
+from thoonk_jobs.errors import CLOSED, BrokerClosed
 from thoonk_jobs.faults import BROKEN, FIRST_PAUSE, LONGEST_PAUSE, Asked
 from thoonk_jobs.keys import QueueKeys
 from thoonk_jobs.logs import log
@@ -77,7 +77,7 @@ class Wire:
 
     def _check_open(self) -> None:
         if self.closed.is_set():
-            raise BrokerClosed("this broker was closed; make another one")
+            raise BrokerClosed(CLOSED)
 
     def _exchange(self, call: Asked, until: float) -> Any:
         """One request and its reply. A connection that failed in between is dropped: its next reply is not ours."""

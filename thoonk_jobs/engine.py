@@ -15,7 +15,7 @@ from thoonk_jobs.attention import Attention
 from thoonk_jobs.commit import GroupCommit
 from thoonk_jobs.config import Config
 from thoonk_jobs.elapsed import Elapsed
-from thoonk_jobs.errors import BrokerClosed, BrokerUnavailable, ConfigError, ThoonkError
+from thoonk_jobs.errors import CLOSED, CLOSED_MEANWHILE, BrokerClosed, BrokerUnavailable, ConfigError, ThoonkError
 from thoonk_jobs.faults import FIRST_PAUSE, LONGEST_PAUSE, Asked
 from thoonk_jobs.keys import QueueKeys
 from thoonk_jobs.logs import log
@@ -81,7 +81,7 @@ class Engine:
         pause = FIRST_PAUSE
         while True:
             if self.closed:
-                raise BrokerClosed("this broker was closed; make another one")
+                raise BrokerClosed(CLOSED)
             reused = self._stream is not None and not self._stream.closed
             try:
                 return call.read(await self._exchange(call))
@@ -138,7 +138,7 @@ class Engine:
             stream = self._stream = await Stream.open(url, self._config, self._hear, self._lost)
             if self._over:  # closed meanwhile: nobody would close this one
                 stream.close()
-                raise BrokerClosed("this broker was closed; make another one")
+                raise BrokerClosed(CLOSED)
             for attention in self._attended.values():
                 self._subscribe(stream, attention)
             return stream
@@ -181,7 +181,7 @@ class Engine:
         if attention is None:
             attention = self._attended[keys.base] = Attention(keys, self)
             if self.closed:
-                attention.fail(BrokerClosed("the broker was closed while this call waited"))
+                attention.fail(BrokerClosed(CLOSED_MEANWHILE))
             elif self._stream and not self._stream.closed:
                 self._subscribe(self._stream, attention)
             else:
@@ -269,7 +269,7 @@ class Engine:
         """Waiting gets end with BrokerClosed, and nothing is begun any more."""
         self.closed = True
         for attention in self._attended.values():
-            attention.fail(BrokerClosed("the broker was closed while this call waited"))
+            attention.fail(BrokerClosed(CLOSED_MEANWHILE))
             attention.end()
 
     async def close(self, spared: asyncio.Task[Any] | None = None) -> None:

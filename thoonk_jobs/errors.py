@@ -37,6 +37,9 @@ class BrokerUnavailable(ThoonkError, ConnectionError):
         self.job_ids = list(job_ids)
 
 
+CLOSED, CLOSED_MEANWHILE = "this broker was closed; make another one", "the broker was closed while this call waited"
+
+
 class BrokerClosed(ThoonkError):
     """The broker was closed, here or while this call waited."""
 

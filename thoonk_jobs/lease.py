@@ -7,7 +7,6 @@ import math
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from thoonk_jobs import calls, request
@@ -83,10 +82,10 @@ class Leases:
         with self._lock:
             return any(base == keys.base for base, _, _ in self._held)
 
-    async def give_back(self, engine: Engine, claims: Iterable[Held] | None = None) -> None:
-        """Returns these claims, or all that are still held, at no cost to their jobs."""
+    async def give_back(self, engine: Engine) -> None:
+        """Returns all claims that are still held, at no cost to their jobs."""
         with self._lock:
-            held = list(self._held.values()) if claims is None else list(claims)
+            held = list(self._held.values())
         by_queue: dict[QueueKeys, list[Held]] = defaultdict(list)
         for claim in held:
             self.drop(claim.keys, claim.id, claim.token)

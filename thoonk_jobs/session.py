@@ -17,7 +17,7 @@ from thoonk_jobs import calls, request
 from thoonk_jobs.bells import Bells
 from thoonk_jobs.config import Config
 from thoonk_jobs.engine import Engine
-from thoonk_jobs.errors import ThoonkError
+from thoonk_jobs.errors import BrokerUnavailable, ThoonkError
 from thoonk_jobs.expected import Expectations
 from thoonk_jobs.flows import Flow, new_ticket
 from thoonk_jobs.ids import new_id
@@ -180,6 +180,11 @@ class Session(ABC):
         return self.bells.hang_for(keys) or self.callbacks.expects_of(keys) or self.leases.holds(keys)
 
 
+def no_subscription(keys: QueueKeys, patience: float | None) -> BrokerUnavailable:
+    """The error for a subscription that was not confirmed in time."""
+    return BrokerUnavailable(f"no subscription to queue {keys.queue!r} in {patience:g} s; is the server up?")
+
+
 def verb_result(refusals: list[Any]) -> None:
     """Raises the refusal of a call about one job, if there is one."""
     if refusals[0] is not None:
@@ -206,10 +211,6 @@ class EngineThread:
         self.engine = self._make()
         self._ready.set()
         await self._ended.wait()
-
-    def start(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Does something beside."""
-        self.engine.post(self.engine.start, work)
 
     def wait_for(self, work: Coroutine[Any, Any, Any], timeout: float) -> None:
         """Does something and waits for its end, so long at most."""

@@ -109,12 +109,7 @@ class Stream:
 
     def unsubscribe(self, *channels: str) -> None:
         """Hears these channels no more."""
-        left = self.say("SUNSUBSCRIBE", *channels, push=b"sunsubscribe", parts=len(channels))
-        left.add_done_callback(lambda future: future.cancelled() or future.exception())  # refused: they are heard on
-
-    async def drained(self) -> None:
-        """Returns when the server has taken most of what was said."""
-        await self._writer.drain()
+        self.say("SUNSUBSCRIBE", *channels, push=b"sunsubscribe", parts=len(channels)).add_done_callback(_heed)
 
     def _check(self) -> None:
         """For how long does the oldest command wait for its reply, since all before it were answered?"""
@@ -191,6 +186,6 @@ def _packed(*command: Any) -> bytes:
 
 
 def _heed(future: asyncio.Future[Any]) -> None:
-    """An error here is no concern: what is needed is asked for again."""
+    """A refusal is no concern: a script is loaded when it is missed, a channel that is heard on is not listened to."""
     if not future.cancelled():
         future.exception()

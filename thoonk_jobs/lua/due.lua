@@ -10,11 +10,6 @@ local function each_due(index, at, row, act)
   return #ids == 500
 end
 
-local function lapse(id)
-  T.dispossess(id)
-  T.move(id, 'lapse', 'not done in time')
-end
-
 local function lose(id, job)
   T.dispossess(id)
   T.bump(job, LOST)
@@ -46,7 +41,7 @@ function T.settle()
   T.stir = true -- for jobs whose first in line were gone
   if for_others() then return false end
   if T.left then redis.call('HDEL', K.meta, 'left') end
-  local more = each_due(K.expiring, T.now, 'lapse', lapse)
+  local more = each_due(K.expiring, T.now, 'lapse', T.lapse)
   more = each_due(K.claimed, T.now, 'expire', lose) or more
   more = T.release_freed() or more -- who waits comes before who comes due
   more = each_due(K.scheduled, T.now, 'promote', promote) or more

@@ -133,11 +133,15 @@ local function among(rows, code)
   end
 end
 
+function T.lapse(id)
+  T.dispossess(id)
+  T.move(id, 'lapse', 'not done in time')
+end
+
 -- A claim whose job is not done in time is over, also where the alarm was not there yet.
 local function lapsed(id, job)
   if job[EXPIRES] == '' or not T.trusted or tonumber(job[EXPIRES]) > T.now then return false end
-  T.dispossess(id)
-  T.move(id, 'lapse', 'not done in time')
+  T.lapse(id)
   return true
 end
 
