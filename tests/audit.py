@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import redis
@@ -62,6 +62,8 @@ def contents(client: redis.Redis, namespace: str, queue: str) -> Contents:
                 pipe.hgetall(key)
             elif kind == "zset":
                 pipe.zrange(key, 0, -1, withscores=True)
+            elif kind == "list":
+                pipe.lrange(key, 0, -1)
             else:
                 pipe.xrange(key)
         present, *found = pipe.execute()
@@ -78,26 +80,23 @@ def changed(before: Contents, after: Contents) -> list[str]:
     )
 
 
-def audit(client: redis.Redis, namespace: str, queue: str, over: Collection[str] = (), now: float = 0) -> list[str]:
+def audit(client: redis.Redis, namespace: str, queue: str, now: float = 0) -> list[str]:
     """What does not agree; [] for a sound queue.
 
-    over  fields of the key limits that were lowered below what runs, whose surplus has not ended yet.
-    now   of the elapsed clock, in ms: for what was due before, an alarm for now will do.
+    now  of the elapsed clock, in ms: for what was due before, an alarm for now will do.
     """
-    return violations(contents(client, namespace, queue), over, now)
+    return violations(contents(client, namespace, queue), now)
 
 
-def check_audit(
-    client: redis.Redis, namespace: str, queue: str, over: Collection[str] = (), now: float = 0
-) -> Contents:
+def check_audit(client: redis.Redis, namespace: str, queue: str, now: float = 0) -> Contents:
     """What the queue has. Raises AssertionError with all that does not agree."""
     found = contents(client, namespace, queue)
-    wrong = violations(found, over, now)
+    wrong = violations(found, now)
     assert not wrong, "the keys of the queue disagree:\n  " + "\n  ".join(wrong)
     return found
 
 
-def violations(found: Contents, over: Collection[str] = (), now: float = 0) -> list[str]:
+def violations(found: Contents, now: float = 0) -> list[str]:
     return [
         *(f"a key that no layout names: {key}" for key in found.unknown),
         *_records(found),
@@ -105,7 +104,8 @@ def violations(found: Contents, over: Collection[str] = (), now: float = 0) -> l
         *_indexes(found),
         *_names(found),
         *_data(found),
-        *_limits(found, over),
+        *_limits(found),
+        *_blocks(found),
         *_waiters(found),
         *_alarm(found, now),
         *_remembered(found),
@@ -173,12 +173,11 @@ def _places(id: bytes, job: Any) -> Iterator[tuple[str, float, bytes]]:
         yield "expiring", float(job.expires), id
     if job.key:
         prefix = _frame(job.key)
-        if state in SLOTTED:
-            yield "keyed", 0, prefix + (b"c" if state is State.CLAIMED else b"r") + id
-        elif state is State.SCHEDULED or (state is State.WAITING and job.held == 1):
-            yield "keyed", 0, prefix + b"s" + id
-        elif state is State.WAITING:
-            yield "keyed", 0, prefix + b"w" + _sortable(urgency) + line
+        if state in (State.CLAIMED, State.SCHEDULED):
+            yield "keyed", 0, prefix + (b"c" if state is State.CLAIMED else b"s") + id
+        elif state in (State.AVAILABLE, State.WAITING):
+            kind = b"r" if state is State.AVAILABLE else b"v" if job.held == 1 else b"w"
+            yield "keyed", 0, prefix + kind + _sortable(urgency) + line
 
 
 def _indexes(found: Contents) -> Iterator[str]:
@@ -226,41 +225,75 @@ def _data(found: Contents) -> Iterator[str]:
                 yield f"{key} are kept of {id!r}, whose record does not say so"
 
 
-def _limits(found: Contents, over: Collection[str]) -> Iterator[str]:
-    allowed = {field.decode(): int(value) for field, value in found["limits"].items()}
+class Limits:
+    """The limits on running jobs; "" is the whole queue."""
+
+    def __init__(self, found: Contents) -> None:
+        numbers = {field[:1]: value for field, value in found["limits"].items() if field in (b"q", b"e")}
+        self._own = {field[1:].decode(): value for field, value in found["limits"].items() if field[:1] == b"k"}
+        self._queue, self._each = numbers.get(b"q"), numbers.get(b"e")
+
+    def running(self, key: str) -> float:
+        """How many jobs of it may run."""
+        for raw in (self._own.get(key), self._each) if key else (self._queue,):
+            if raw and not math.isnan(number := struct.unpack(">6d", raw)[0]):
+                return float(number)
+        return math.inf
+
+
+def _holding(found: Contents, *states: State) -> Counter[str]:
+    """How many jobs in these states each key has, and the queue."""
     held = Counter({"": 0})
-    for id in found.in_state(*SLOTTED):
+    for id in found.in_state(*states):
         held[""] += 1
         if key := found.jobs[id].key:
             held[key.decode()] += 1
+    return held
 
-    def field_of(key: str) -> str:
-        return ("k" + key if "k" + key in allowed else "e") if key else "q"
 
-    def room(key: str) -> float:
-        return allowed.get(field_of(key), float("inf")) - held[key]
-
+def _limits(found: Contents) -> Iterator[str]:
+    """While a change is still carried out, nothing need be so; what is over a limit is what ran when it was lowered."""
+    if found["behind"]:
+        return
+    limits, held, claimed = Limits(found), _holding(found, *SLOTTED), _holding(found, State.CLAIMED)
     for key in held:
-        if room(key) < 0 and field_of(key) not in over:
-            yield f"{held[key]} jobs hold slots of {key or 'the queue'!r}, {allowed[field_of(key)]} may"
+        if held[key] > limits.running(key) and held[key] > claimed[key]:
+            yield f"{held[key]} jobs hold slots of {key or 'the queue'!r}, {limits.running(key)} may"
+    slowest: dict[str, float] = defaultdict(lambda: math.inf)
+    for id in found.in_state(State.AVAILABLE):
+        for key in {"", found.jobs[id].key.decode()}:
+            slowest[key] = min(slowest[key], found.jobs[id].priority)
     for id in found.in_state(State.WAITING):
-        key = found.jobs[id].key.decode()
-        if room("") > 0 and (not key or room(key) > 0):
-            yield f"{id!r} waits (held {found.jobs[id].held}) while the queue and its key {key!r} have room"
+        job = found.jobs[id]
+        key = job.key.decode()
+        room = {each: limits.running(each) - held[each] for each in {"", key}}
+        if min(room.values()) > 0:
+            yield f"{id!r} waits (held {job.held}) while the queue and its key {key!r} have room"
+        full = key if room[key] <= 0 else ""
+        if job.priority > slowest[full] and room[full] == 0:
+            yield f"{id!r} waits at {job.priority}, a less urgent job has the slot of {full or 'the queue'!r}"
+
+
+def _blocks(found: Contents) -> Iterator[str]:
+    fields = found["limits"]
+    for index, letter in (("blocked", b"b"), ("failing", b"f")):
+        indexed = {member for member, _ in found[index]}
+        for key in indexed ^ {field[1:] for field in fields if field[:1] == letter}:
+            yield f"{key!r} is {index}, or it is not"
+    for key, until in found["blocked"]:
+        if struct.unpack_from(">d", fields[b"b" + key])[0] != until:
+            yield f"{key!r} is not blocked until {until}"
+    if len(found["blockings"]) > 1000:
+        yield f"the log of blocks has {len(found['blockings'])} entries"
 
 
 def _runnable(found: Contents) -> int:
     """The available jobs that limits let run."""
-    if not found["limits"]:
-        return len(found["available"])
-    allowed = {field.decode(): int(value) for field, value in found["limits"].items()}
-    running = Counter(found.jobs[id].key.decode() for id in found.in_state(State.CLAIMED))
-    runnable = 0
+    limits, running, runnable = Limits(found), _holding(found, State.CLAIMED), 0
     for member, _ in sorted(found["available"], key=lambda entry: (entry[1], entry[0])):
-        key = found.jobs[member[8:]].key.decode()
-        of_key = allowed.get("k" + key, allowed.get("e", float("inf"))) if key else float("inf")
-        if running[key] < of_key and running.total() < allowed.get("q", float("inf")):
-            running[key] += 1
+        keys = {"", found.jobs[member[8:]].key.decode()}
+        if all(running[key] < limits.running(key) for key in keys):
+            running.update(keys)
             runnable += 1
     return runnable
 
@@ -295,6 +328,8 @@ def alarm(meta: dict[bytes, bytes], name: bytes = b"alarm") -> float:
 
 
 def _alarm(found: Contents, now: float) -> Iterator[str]:
+    if found["behind"] and alarm(found["meta"]) > now > 0:
+        yield f"more is to be parked or let go, the alarm is set for {alarm(found['meta'])}"
     if alarm(found["meta"]) > max(now, next_due(found)):
         yield f"something is due at {next_due(found)}, the alarm is set for {alarm(found['meta'])}"
 
@@ -305,8 +340,14 @@ def _remembered(found: Contents) -> Iterator[str]:
         yield f"{found.meta('in_line')} are said to be in line, {len(found['waiters'])} are"
     if bool(found.meta("configured")) != bool(found["settings"]):
         yield f"configured is {found.meta('configured')}, the settings are {found['settings']}"
-    if not found.meta("limited") and (found["limits"] or found["waiting"] or found["parked"]):
-        yield f"nothing is said to be limited, the limits are {found['limits']}, {found['waiting']} wait"
+    limited, queue = found["meta"].get(b"limited", b""), b"q" in found["limits"]
+    for letter, needed in (
+        (b"q", queue or found["waiting"]),
+        (b"k", len(found["limits"]) > queue or found["parked"]),
+        (b"m", found["behind"]),
+    ):
+        if needed and letter not in limited:
+            yield f"limited is {limited}: the limits are {found['limits']}, behind is {found['behind']}"
     over = min((at for key in ("finished", "unheard", "bare") for _, at in found[key]), default=math.inf)
     if alarm(found["meta"], b"forget") > over:
         yield f"jobs are to be forgotten at {over}, looked for only at {alarm(found['meta'], b'forget')}"

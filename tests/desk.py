@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import redis
 from audit import Contents, check_audit, contents
 
-from thoonk_jobs import calls, request
+from thoonk_jobs import calls, limits, request
 from thoonk_jobs.codec import pack
 from thoonk_jobs.drive import Wire
 from thoonk_jobs.errors import ThoonkError
 from thoonk_jobs.keys import QueueKeys
+from thoonk_jobs.limits import UNCHANGED, Limited
 from thoonk_jobs.machine import State
 from thoonk_jobs.publication import Publication
 from thoonk_jobs.record import Spec
@@ -137,8 +138,10 @@ class Desk:
         self._tickets += 1
         return calls.claim(self.keys, lane, f"ticket{self._tickets}", most, lease, WORKER, wanted=wanted)
 
-    def limit(self, field: str, running: int | None) -> Call[bool]:
-        return calls.limit(self.keys, field, running)
+    def limit(self, key: Limited, running: float | None = None, **numbers: Any) -> Call[bool]:
+        given = dict.fromkeys(("running", "pending", "when_full", "block_after"), UNCHANGED) | numbers
+        packed = limits.asked(key, given | {"running": running})
+        return calls.limit(self.keys, limits.field(key), packed)
 
     def raw(self, script: str, *args: Any) -> Call[Any]:
         """A call whose reply is not read."""
@@ -190,8 +193,8 @@ class Desk:
     def contents(self) -> Contents:
         return contents(self.client, self.keys.namespace, self.keys.queue)
 
-    def audit(self, over: Sequence[str] = ()) -> Contents:
-        return check_audit(self.client, self.keys.namespace, self.keys.queue, over)
+    def audit(self) -> Contents:
+        return check_audit(self.client, self.keys.namespace, self.keys.queue)
 
     def state(self, id: str) -> State:
         job = self.contents().jobs.get(id.encode())

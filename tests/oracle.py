@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,7 @@ from transitions import MachineError
 
 from thoonk_jobs import machine
 from thoonk_jobs.errors import JobExists, JobNotFound, NotUnique, StaleClaim, TransitionRefused
-from thoonk_jobs.machine import ROWS, SLOTTED, Outcome, State
+from thoonk_jobs.machine import ROWS, Outcome, State
 from thoonk_jobs.timing import LEFT_FOR, RECORD_KEPT, TOLD_FOR, WAITED
 
 INF = float("inf")
@@ -197,12 +197,11 @@ class Oracle:
             job.until, job.dated = spec["run_at"] * 1000, True
         return job.dated or job.until > self.now
 
-    def claim(self, most: int, lease: float, only: Sequence[str] | None = None) -> list[tuple[str, int]]:
-        """What is taken: ids with their tokens. only: of those, in the order of all."""
+    def claim(self, most: int, lease: float) -> list[tuple[str, int]]:
+        """What is taken: ids with their tokens."""
         if self.alarm <= self.now:
             self.settle()
         free = [] if self.paused else sorted(self._in(State.AVAILABLE), key=lambda job: job.urgency)
-        free = [job for job in free if only is None or job.id in only]
         for job in free[:most]:
             self.move(job, "claim")
             job.token, job.until, job.claims = self.draw(), self.now + lease * 1000, job.claims + 1
@@ -509,11 +508,6 @@ class Oracle:
     def counts(self) -> dict[State, int]:
         shown = [State(job.state) for job in self.jobs.values() if not self.hidden(job)]
         return {state: shown.count(state) for state in State}
-
-    def over(self) -> list[str]:
-        """The limits below what runs now."""
-        held = self._held(*SLOTTED)
-        return [field for field, allowed in self.limits.items() if held[field] > allowed]
 
     def running(self) -> dict[str, int]:
         """How many jobs that each limit counts are claimed."""

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import redis
 from audit import Contents
-from desk import Desk
+from desk import STATES, Desk
 
 from thoonk_jobs import Broker, calls
 from thoonk_jobs.codec import pack
+from thoonk_jobs.machine import State
 from thoonk_jobs.record import Spec
 from thoonk_jobs.scripts import SCRIPTS
 
@@ -58,8 +59,8 @@ def _everywhere_limited(desk: Desk) -> dict[str, int]:
     """The same, and more jobs wait: for slots of the queue, for slots of a key."""
     tokens = _everywhere(desk)
     held = desk.contents()
-    desk.do(desk.limit("q", len(held["available"]) + len(held["claimed"])))
-    desk.do(desk.limit("kblue", 1))
+    desk.do(desk.limit(None, len(held["available"]) + len(held["claimed"])))
+    desk.do(desk.limit("blue", 1))
     for number in range(6):
         desk.do(desk.publish(f"waits {number}", priority=number % 2, key="blue" if number % 3 == 0 else ""))
     return tokens
@@ -143,14 +144,18 @@ def test_a_batch_is_answered_as_its_items_one_after_another(desk: Desk, name: st
     together = _send(desk, script, items)
     alone = [answer for item in items for answer in _send(one, script, [item])]
 
-    assert _same(script, items, together, alone) == []
-    _assert_alike(desk.audit(), one.audit())
+    if there is _everywhere:
+        assert _same(script, items, together, alone) == []
+        _assert_alike(desk.audit(), one.audit())
+    else:
+        assert _same(script, items, _waiting_or_not(together), _waiting_or_not(alone)) == []
+        _assert_end_alike(desk.audit(), one.audit())
 
 
 def test_every_script_that_takes_a_list_is_here():
     listed = {name for name, script in SCRIPTS.items() if ")*" in script.args}
 
-    assert listed - {"configure", "watch"} == {script for script, _ in BATCHES.values()}
+    assert listed - {"configure", "watch", "holder"} == {script for script, _ in BATCHES.values()}
 
 
 def test_a_job_that_is_refused_twice_in_a_batch_after_its_purge_refuses_no_other(desk: Desk):
@@ -182,6 +187,26 @@ def _kind(answer: Any) -> Any:
     if isinstance(answer, bytes):
         return "published"
     return answer[0] if len(answer) == 2 else answer
+
+
+def _waiting_or_not(answers: list[Any]) -> list[Any]:
+    """Who waits is let go at the end of a batch: a refusal within it may still say that a job waits, or does not."""
+    held = (STATES.index(State.WAITING), STATES.index(State.AVAILABLE))
+    return [
+        [answer[0], held, *answer[2:]] if isinstance(answer, list) and len(answer) > 2 and answer[1] in held
+        else [answer[0], held] if isinstance(answer, list) and answer[1:] and answer[1] in held
+        else answer
+        for answer in answers
+    ]  # fmt: skip
+
+
+def _assert_end_alike(many: Contents, one: Contents) -> None:
+    """The same jobs are where they are; that one was let go in between, only to be moved on, is in the log of one."""
+    for key in many.found:
+        if key == "meta":
+            assert {**many[key], b"event": 0} == {**one[key], b"event": 0}
+        elif key not in ("events", "tickets"):
+            assert many[key] == one[key], key
 
 
 def _assert_alike(many: Contents, one: Contents) -> None:

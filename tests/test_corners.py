@@ -56,8 +56,8 @@ def test_a_replacement_that_is_sent_again_later_does_not_postpone_again(desk: De
 
 def test_a_slot_of_the_queue_goes_to_the_first_that_can_use_it(desk: Desk):
     """Whose key is full gives way to whoever is behind."""
-    desk.do(desk.limit("q", 2))
-    desk.do(desk.limit("kblue", 1))
+    desk.do(desk.limit(None, 2))
+    desk.do(desk.limit("blue", 1))
     for id, key in (("a", ""), ("b", ""), ("blue 1", "blue"), ("blue 2", "blue"), ("plain", "")):
         desk.do(desk.publish(id, key=key))
     look = desk.do(desk.claim(2))
@@ -72,10 +72,10 @@ def test_a_slot_of_the_queue_goes_to_the_first_that_can_use_it(desk: Desk):
 @pytest.mark.parametrize("way_out", ["retract", "stall", "lapse", "postpone"])
 def test_a_job_that_leaves_the_line_lets_the_next_of_its_key_through(desk: Desk, way_out: str):
     """It held the place of its key without a slot, because the queue was full."""
-    desk.do(desk.limit("kblue", 1))
+    desk.do(desk.limit("blue", 1))
     desk.do(desk.publish("first", key="blue", unique="name", expires_in=50))
     desk.do(desk.publish("second", key="blue"))
-    desk.do(desk.limit("q", 0))
+    desk.do(desk.limit(None, 0))
     assert set(_states(desk).values()) == {State.WAITING}
 
     if way_out == "lapse":
@@ -87,19 +87,19 @@ def test_a_job_that_leaves_the_line_lets_the_next_of_its_key_through(desk: Desk,
         desk.do(calls.operate(desk.keys, "retract", ["first"]))
     else:
         desk.do(desk.publish("other", "newer", unique="name", conflict=2, delay=900))
-    desk.do(desk.limit("q", None))
+    desk.do(desk.limit(None, None))
 
     assert _states(desk)["second"] is State.AVAILABLE
 
 
 @pytest.mark.parametrize("way_back", ["cancel", "reattempt", "expire"])
-@pytest.mark.parametrize("field", ["q", "kblue"])
-def test_a_lowered_limit_is_not_exceeded_by_a_job_that_came_back(desk: Desk, field: str, way_back: str):
+@pytest.mark.parametrize("key", [None, "blue"])
+def test_a_lowered_limit_is_not_exceeded_by_a_job_that_came_back(desk: Desk, key: str | None, way_back: str):
     for id in "abc":
         desk.do(desk.publish(id, key="blue", max_attempts=5))
     first = desk.do(desk.claim(1, lease=9)).taken[0]
     desk.do(desk.claim(2))
-    desk.do(desk.limit(field, 1))
+    desk.do(desk.limit(key, 1))
 
     if way_back == "cancel":
         desk.do(calls.cancel(desk.keys, first.id, first.token, "busy", 0))
@@ -116,7 +116,7 @@ def test_a_limit_on_more_jobs_than_one_call_may_park_says_that_there_are_more(de
         desk.do(desk.raw("publish", *(arg for at in range(first, first + 400) for arg in _item(desk, f"job {at}"))))
 
     calls_made = 1
-    while desk.do(desk.limit("q", 0)):
+    while desk.do(desk.limit(None, 0)):
         calls_made += 1
 
     assert calls_made == 2
@@ -126,13 +126,13 @@ def test_a_limit_on_more_jobs_than_one_call_may_park_says_that_there_are_more(de
 def test_no_more_are_claimed_than_a_new_limit_allows_before_all_others_are_parked(desk: Desk):
     for first in (0, 400):
         desk.do(desk.raw("publish", *(arg for at in range(first, first + 400) for arg in _item(desk, f"job {at}"))))
-    desk.do(desk.limit("q", 10))
+    desk.do(desk.limit(None, 10))
 
     assert len(desk.do(desk.claim(50)).taken) <= 10
 
 
 def test_what_comes_due_does_not_overtake_what_waits_for_a_slot(desk: Desk):
-    desk.do(desk.limit("q", 1))
+    desk.do(desk.limit(None, 1))
     desk.do(desk.publish("runs", expires_in=50))
     desk.do(desk.publish("waits"))
     desk.do(desk.publish("comes due", delay=50))
@@ -144,9 +144,9 @@ def test_what_comes_due_does_not_overtake_what_waits_for_a_slot(desk: Desk):
 
 
 def test_a_job_that_was_held_has_no_reason_but_its_own(desk: Desk):
-    desk.do(desk.limit("q", 0))
+    desk.do(desk.limit(None, 0))
     desk.do(desk.publish("a"))
-    desk.do(desk.limit("q", None))
+    desk.do(desk.limit(None, None))
     desk.do(calls.fail(desk.keys, "a", desk.take("a"), b'e"no"', final=True, delay=0))
 
     assert desk.audit().jobs[b"a"].reason == b""
@@ -179,7 +179,7 @@ def test_a_retry_starts_counts_anew_and_keeps_the_totals(desk: Desk):
 def test_a_claim_that_is_sent_again_after_it_was_lost_looks_anew(desk: Desk):
     """Else the process would wait, registered nowhere."""
     desk.do(desk.publish("a"))
-    desk.do(desk.limit("q", 1))
+    desk.do(desk.limit(None, 1))
     call = desk.claim(1, lease=5, wanted=1)
     desk.do(call)
     desk.advance(5)
@@ -250,12 +250,12 @@ def test_who_waits_is_told_when_a_lowered_limit_is_raised_again(desk: Desk, runn
     for id in "ab":
         desk.do(desk.publish(id))
     tokens = {taken.id: taken.token for taken in desk.do(desk.claim(2)).taken}
-    desk.do(desk.limit("q", 1))
+    desk.do(desk.limit(None, 1))
     desk.do(calls.cancel(desk.keys, "a", tokens["a"], "busy", 0))
     with desk.ear() as ear:
         _look_and_wait(desk)
 
-        desk.do(desk.limit("q", running))
+        desk.do(desk.limit(None, running))
 
         assert len(ear.told()) == 1
     desk.audit()
@@ -265,7 +265,7 @@ def test_who_waits_is_told_when_a_lowered_limit_lets_a_job_run_again(desk: Desk)
     for id in "ab":
         desk.do(desk.publish(id))
     tokens = {taken.id: taken.token for taken in desk.do(desk.claim(2)).taken}
-    desk.do(desk.limit("q", 1))
+    desk.do(desk.limit(None, 1))
     desk.do(calls.cancel(desk.keys, "a", tokens["a"], "busy", 0))
     with desk.ear() as ear:
         _look_and_wait(desk)

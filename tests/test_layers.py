@@ -24,6 +24,7 @@ TABLE = {
     "config": "domain",
     "publication": "domain",
     "settings": "domain",
+    "limits": "domain",
     "timing": "domain",
     "elapsed": "domain",
     "logs": "domain",

@@ -25,10 +25,11 @@ from hypothesis.stateful import (
 )
 from oracle import INF, Oracle
 
-from thoonk_jobs import calls, request
+from thoonk_jobs import calls, limits, request
 from thoonk_jobs.codec import pack
 from thoonk_jobs.errors import ThoonkError
 from thoonk_jobs.keys import QueueKeys
+from thoonk_jobs.limits import UNCHANGED
 from thoonk_jobs.machine import CODES, Outcome, State
 from thoonk_jobs.publication import Publication
 from thoonk_jobs.record import Spec
@@ -90,7 +91,6 @@ class QueueMachine(RuleBasedStateMachine):
         self.oracle = Oracle(now=int(seconds) * 1000, wall=int(seconds) * 1000)
         self.process = "w"  # who asks
         self.claims: list[tuple[str, int]] = []  # the latest first
-        self.over: set[str] = set()
         self.limited = False  # who is let go, and so who is told, is the server's choice
         self.tickets = itertools.count(1)
         self.ears: dict[str, Ear] = {}
@@ -226,13 +226,8 @@ class QueueMachine(RuleBasedStateMachine):
         if wanted is not None:
             self.oracle.untell(self.process)
         ran = self.oracle.running()
-        if self.oracle.over():  # a limit was lowered: not all that is available may run
-            taken = _kind(self.answer(call))
-            assert self.oracle.claim(most, lease, [id for id, _ in taken]) == taken
-            self.agree()
-        else:
-            taken = self.oracle.claim(most, lease)
-            self.ask(call, taken, back=max(0, (wanted or 0) - len(taken)), short=len(taken) < most)
+        taken = self.oracle.claim(most, lease)
+        self.ask(call, taken, back=max(0, (wanted or 0) - len(taken)), short=len(taken) < most)
         self.claims = [*taken, *self.claims]
         for field, runs in self.oracle.running().items():
             assert runs <= max(self.oracle.limits[field], ran[field]), f"{runs} jobs run, over the limit {field}"
@@ -338,8 +333,9 @@ class QueueMachine(RuleBasedStateMachine):
             self.oracle.limits.pop(field, None)
         else:
             self.oracle.limits[field] = running
-        self.over.add(field)
-        self.ask(calls.limit(self.keys, field, running), False)
+        key = None if field == "q" else field[1:]
+        given = {"running": running, "pending": UNCHANGED, "when_full": UNCHANGED, "block_after": UNCHANGED}
+        self.ask(calls.limit(self.keys, field, limits.asked(key, given)), False)
 
     # Who waits.
 
@@ -444,7 +440,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.client.delete(*self.keys.keys)
         wall = self.oracle.wall + 1000
         self.oracle = Oracle(now=wall, wall=wall, listening=self.oracle.listening)
-        self.claims, self.over, self.skew, self.seen, self.alarm = [], set(), 0, None, (INF, "")
+        self.claims, self.skew, self.seen, self.alarm = [], 0, None, (INF, "")
 
     @rule(at=AT)
     def look(self, at: int) -> None:
@@ -463,7 +459,7 @@ class QueueMachine(RuleBasedStateMachine):
     @invariant()
     def agree(self) -> None:
         """The keys agree with each other, and with the model."""
-        found = check_audit(self.client, self.keys.namespace, self.keys.queue, self.over, self.oracle.now)
+        found = check_audit(self.client, self.keys.namespace, self.keys.queue, self.oracle.now)
         assert {id.decode() for id in found.jobs} == set(self.oracle.jobs)
         for id, job in self.oracle.jobs.items():
             record = found.jobs[id.encode()]
@@ -474,7 +470,6 @@ class QueueMachine(RuleBasedStateMachine):
         assert watchers == {(job.id, process) for job in self.oracle.jobs.values() for process in job.watchers}
         assert found.meta("seq") == self.oracle.seq
         self._agree_on_who_waits(found)
-        self.over &= set(self.oracle.over())
 
     def _agree_on_who_waits(self, found: Contents) -> None:
         """The alarm is the server's choice, so far as the audit lets it choose."""

@@ -14,7 +14,8 @@ import redis
 
 from thoonk_jobs import Outcome, Queue
 
-KEYS = """meta settings limits record payload result names tickets tickets_before scheduled dated waiting parked
+KEYS = """meta settings limits behind blocked failing blockings record payload result names tickets tickets_before
+    scheduled dated waiting parked
     available claimed stalled finished unheard bare expiring keyed watchers reports waiters
     told room events""".split()  # noqa: SIM905
 NAN = float("nan")

@@ -10,7 +10,7 @@ import pytest
 import redis
 from helpers import INF, SOON, in_thread, taken
 
-from thoonk_jobs import InvalidArgument, Outcome, Publish, Queue, StaleClaim, State, calls
+from thoonk_jobs import InvalidArgument, Outcome, Publish, Queue, StaleClaim, State
 
 pytestmark = pytest.mark.asyncio_on("valkey")
 
@@ -249,7 +249,7 @@ def test_a_get_that_waits_is_not_woken_by_another_queue(broker, client):
 def fill(queue: Queue, state: State, n: int) -> list[str]:
     """Puts n jobs into a state, all at one moment; their ids."""
     if state is State.WAITING:
-        queue.session.run(calls.limit(queue.keys, "q", 1))  # limits have no method yet
+        queue.limit(running=1)
         queue.publish("ahead", id="ahead")
     delay = 60 if state is State.SCHEDULED else None
     ids = [f"l{at:03}" for at in range(n)]

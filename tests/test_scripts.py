@@ -16,6 +16,7 @@ from desk import Desk
 
 from thoonk_jobs import Broker, BrokerUnavailable, EmbeddedServer, calls, scripts
 from thoonk_jobs.keys import LAYOUT, QueueKeys
+from thoonk_jobs.limits import EACH_KEY
 from thoonk_jobs.machine import ROWS, State
 from thoonk_jobs.scripts import SCRIPTS, SHARED
 
@@ -125,7 +126,7 @@ def test_scripts_name_keys_and_channels_only_by_their_declared_names():
         assert set(re.findall(r"\bK\.(\w+)", code)) <= set(KEYS), name
         assert "KEYS[" not in code, name
         for command, target in re.findall(r"redis\.call\('(\w+)', ([^,)]+)", code):
-            ours = target.startswith(("K.", "K[")) or target in ("key", "index", "unpack(KEYS")
+            ours = target.startswith(("K.", "K[")) or target in ("key", "index", "times", "unpack(KEYS")
             channel = (command == "SPUBLISH" and target in CHANNELS) or (command, target) == ("PUBSUB", "'SHARDNUMSUB'")
             assert ours or channel, f"{name}: {command} {target}"
 
@@ -176,11 +177,11 @@ def _everything(desk: Desk) -> set[str]:
         return desk.do(call)
 
     do(calls.configure(keys, {"keep": "5"}))
-    do(desk.limit("q", 3))
+    do(desk.limit(None, 3))
     for id in "abcdef":
         do(desk.publish(id, unique=id, key="blue", home="somebody", expires_in=500, max_attempts=2))
     do(desk.publish("g", delay=5))
-    do(desk.limit("kblue", 2))
+    do(desk.limit("blue", 2))
     do(calls.watch(keys, ["a", "g"], on=True))
     tokens = {taken.id: taken.token for taken in do(desk.claim(9, wanted=9)).taken}
     do(calls.renew(keys, [("a", tokens["a"], 9)]))
@@ -195,6 +196,12 @@ def _everything(desk: Desk) -> set[str]:
     do(calls.operate(keys, "retry", ["c"]))
     do(calls.operate(keys, "rerun", ["a"]))
     do(calls.operate(keys, "retract", ["d"]))
+    do(desk.limit(EACH_KEY, 4, block_after=(1, 60, 60)))
+    do(calls.block(keys, "red", 9000, "odd"))
+    do(calls.unblock(keys, "red"))
+    do(calls.blocked(keys))
+    do(calls.key(keys, "blue"))
+    do(calls.holder(keys, "c"))
     do(calls.pause(keys, on=True))
     do(calls.pause(keys, on=False))
     do(calls.watch(keys, ["a", "g"], on=False))
@@ -243,7 +250,7 @@ def test_a_restart_of_the_server_is_survived(tmp_path: Path):
 
 # Memory.
 
-NEEDS_MEMORY = {"publish", "report", "configure", "limit"}
+NEEDS_MEMORY = {"publish", "report", "configure", "limit", "block"}
 """What a server refuses whose memory is full; everything else must run, or the queue could not drain."""
 
 

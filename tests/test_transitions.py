@@ -94,23 +94,23 @@ def _deferred(desk: Desk, spec: dict[str, Any]) -> int:
 
 
 def _held_by_queue(desk: Desk, spec: dict[str, Any]) -> None:
-    desk.do(desk.limit("q", 0))
+    desk.do(desk.limit(None, 0))
     _published(desk, _now(spec))
 
 
 def _held_by_key(desk: Desk, spec: dict[str, Any]) -> None:
-    desk.do(desk.limit("kblue", 0))
+    desk.do(desk.limit("blue", 0))
     _published(desk, _now(spec), key="blue")
 
 
 def _parked(desk: Desk, spec: dict[str, Any]) -> None:
     _published(desk, _now(spec), key="blue")
-    desk.do(desk.limit("kblue", 0))
+    desk.do(desk.limit("blue", 0))
 
 
 def _retried_and_held(desk: Desk, spec: dict[str, Any]) -> int:
     token = _stalled_by_worker(desk, spec)
-    desk.do(desk.limit("q", 0))
+    desk.do(desk.limit(None, 0))
     desk.do(calls.operate(desk.keys, "retry", [JOB]))
     return token
 
@@ -239,7 +239,6 @@ class Request:
     only: tuple[State, ...] | None = None
     bare: bool = False
     not_for: tuple[str, ...] = ()
-    over: tuple[str, ...] = ()
     way: str = ""
 
     def may_move(self, recipe: Recipe) -> bool:
@@ -261,7 +260,7 @@ def _fill(desk: Desk) -> None:
     """The limit of the queue is what runs at present, one of which is another job."""
     desk.do(desk.publish("blocker"))
     held = desk.contents()
-    desk.do(desk.limit("q", len(held.in_state(State.AVAILABLE, State.CLAIMED))))
+    desk.do(desk.limit(None, len(held.in_state(State.AVAILABLE, State.CLAIMED))))
 
 
 def _fill_and_pass(desk: Desk) -> None:
@@ -284,7 +283,7 @@ def _replace(**spec: Any) -> Callable[[Desk, State, int], Call[Any]]:
 
 def _lift(desk: Desk, state: State, token: int) -> Call[Any]:
     limits = desk.contents()["limits"]
-    return desk.limit(next(iter(limits)).decode() if limits else "q", None)
+    return desk.limit("blue" if b"kblue" in limits else None, None)
 
 
 def _fail(*, final: bool = False, delay: float = 0) -> Callable[[Desk, State, int], Call[Any]]:
@@ -306,7 +305,7 @@ REQUESTS = (
     Request("publish", lambda desk, *_: desk.publish(JOB, "newer"), "publisher"),
     Request("schedule", lambda desk, *_: desk.publish(JOB, "newer", delay=10), "publisher"),
     Request("hold", _hold, "operator", rows=("retry",), spec={"delay": 10}, ready=_fill_and_pass),
-    Request("park", lambda desk, *_: desk.limit("q", 0), over=("q",)),
+    Request("park", lambda desk, *_: desk.limit(None, 0)),
     Request("postpone", _replace(delay=7), "replacer"),
     Request("postpone", _replace(), "replacer", way="now"),
     Request("promote", _settle, spec={"delay": 10}, ready=_pass(10)),
@@ -358,7 +357,7 @@ def test_a_row_moves_a_job_from_its_states_and_from_no_other_and_only_once(
 
     answer = desk.ask(call)
 
-    after = desk.audit(over=request_.over)
+    after = desk.audit()
     if request_.may_move(recipe):
         assert not isinstance(answer, ThoonkError), answer
         _assert_moved(before, after, request_.row, recipe.state)

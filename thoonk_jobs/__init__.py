@@ -15,6 +15,7 @@ from thoonk_jobs.errors import (
     JobExists,
     JobFailed,
     JobNotFound,
+    KeyBlocked,
     LimitReached,
     NotUnique,
     PayloadError,
@@ -25,15 +26,18 @@ from thoonk_jobs.errors import (
 )
 from thoonk_jobs.ids import new_id
 from thoonk_jobs.job import JobError, Page, Progress
+from thoonk_jobs.limits import EACH_KEY, Block, KeyStatus, Limit
 from thoonk_jobs.machine import EventName, Outcome, State
-from thoonk_jobs.publication import Publish
+from thoonk_jobs.publication import Publish, Unique
 from thoonk_jobs.queue import Queue
 
 __all__ = [
+    "EACH_KEY",
     "AsyncBroker",
     "AsyncClaim",
     "AsyncJob",
     "AsyncQueue",
+    "Block",
     "Broker",
     "BrokerClosed",
     "BrokerUnavailable",
@@ -48,6 +52,9 @@ __all__ = [
     "JobExists",
     "JobFailed",
     "JobNotFound",
+    "KeyBlocked",
+    "KeyStatus",
+    "Limit",
     "LimitReached",
     "NotUnique",
     "Outcome",
@@ -61,5 +68,6 @@ __all__ = [
     "State",
     "ThoonkError",
     "TransitionRefused",
+    "Unique",
     "new_id",
 ]

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, TypeVar, cast
 
-from thoonk_jobs import calls, flows
+from thoonk_jobs import calls, flows, limits
 from thoonk_jobs.aio_claim import AsyncClaim, AsyncJob
 from thoonk_jobs.aio_session import AsyncSession
 from thoonk_jobs.flows import Flow
 from thoonk_jobs.job import Page
+from thoonk_jobs.limits import UNCHANGED, KeyStatus, Limited, Unchanged
 from thoonk_jobs.machine import State
 from thoonk_jobs.operating import Operating
-from thoonk_jobs.publication import Callback
+from thoonk_jobs.publication import Callback, Unique
 from thoonk_jobs.publishing import Publishing
+from thoonk_jobs.request import Call
 from thoonk_jobs.working import Working
 
 T = TypeVar("T")
@@ -30,6 +32,9 @@ class AsyncQueue(Publishing, Working, Operating):
         """As `Queue.do`."""
         return await cast(AsyncSession, self.session).follow(flow)
 
+    async def _run(self, call: Call[T]) -> T:
+        return await cast(AsyncSession, self.session).run(call)
+
     # Publishing.
 
     async def publish(
@@ -44,6 +49,7 @@ class AsyncQueue(Publishing, Working, Operating):
         max_attempts: float | None = None,
         backoff: Any = None,
         key: str | None = None,
+        unique: str | Unique | None = None,
         keep: Any = None,
         on_finish: Callback | None = None,
         on_stall: Callback | None = None,
@@ -149,7 +155,19 @@ class AsyncQueue(Publishing, Working, Operating):
 
     async def counts(self) -> dict[State, int]:
         """As `Queue.counts`."""
-        return await cast(AsyncSession, self.session).run(calls.counts(self.keys))
+        return await self._run(calls.counts(self.keys))
+
+    async def key(self, name: str) -> KeyStatus:
+        """As `Queue.key`."""
+        return await self._run(calls.key(self.keys, name))
+
+    async def blocked_keys(self) -> list[str]:
+        """As `Queue.blocked_keys`."""
+        return await self._run(calls.blocked(self.keys))
+
+    async def holder(self, unique: str) -> AsyncJob | None:
+        """As `Queue.holder`."""
+        return cast("AsyncJob | None", await self.do(self._holder(unique)))
 
     # Settings.
 
@@ -182,6 +200,27 @@ class AsyncQueue(Publishing, Working, Operating):
     ) -> None:
         """As `Queue.configure`."""
         await self.do(self._configure({name: value for name, value in locals().items() if name != "self"}))
+
+    async def limit(
+        self,
+        key: Limited = None,
+        *,
+        running: float | Unchanged | None = UNCHANGED,
+        pending: float | Unchanged | None = UNCHANGED,
+        when_full: str | Unchanged | None = UNCHANGED,
+        block_after: Any = UNCHANGED,
+    ) -> None:
+        """As `Queue.limit`."""
+        given = {name: value for name, value in locals().items() if name not in ("self", "key")}
+        await self.do(self._limit(key, given))
+
+    async def block(self, key: str, seconds: Any, reason: str) -> None:
+        """As `Queue.block`."""
+        await self.do(self._block(key, seconds, reason))
+
+    async def unblock(self, key: str) -> None:
+        """As `Queue.unblock`."""
+        await self._run(calls.unblock(self.keys, limits.key_text(key)))
 
     async def delete(self) -> None:
         """As `Queue.delete`."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from thoonk_jobs import errors, record
+from thoonk_jobs import errors, limits, record
 from thoonk_jobs.ids import new_id
 from thoonk_jobs.job import Stored
-from thoonk_jobs.keys import LAYOUT_VERSION, QueueKeys, decode, encode, layout_key, queues_key
+from thoonk_jobs.keys import LAYOUT_VERSION, QueueKeys, decode, encode, escape, layout_key, queues_key, unescape
+from thoonk_jobs.limits import KeyStatus
 from thoonk_jobs.machine import State
 from thoonk_jobs.publication import Publication
 from thoonk_jobs.request import Arg, Call, Command, Look, Probe, Published, Refusals, Taken
@@ -201,9 +202,34 @@ def pause(keys: QueueKeys, *, on: bool) -> Call[bool]:
     return Call(SCRIPTS["pause"], keys, ("1" if on else "0",), bool)
 
 
-def limit(keys: QueueKeys, field: str, running: int | None) -> Call[bool]:
-    """Sets or lifts a limit on running jobs; answers whether another such call has more to move."""
-    return Call(SCRIPTS["limit"], keys, (field, "" if running is None else running), bool)
+def limit(keys: QueueKeys, field: str, numbers: bytes) -> Call[bool]:
+    """Sets or lifts limits, see `limits.asked`; answers whether `settle` has more to park or to let go."""
+    return Call(SCRIPTS["limit"], keys, (field, numbers), bool)
+
+
+def block(keys: QueueKeys, key: str, span: float, reason: str) -> Call[None]:
+    """Nobody may publish with this key for so many ms."""
+    return Call(SCRIPTS["block"], keys, (key, span, reason), lambda _: None)
+
+
+def unblock(keys: QueueKeys, key: str) -> Call[bool]:
+    """Whether the key was blocked, which it is no more; its failures are forgotten."""
+    return Call(SCRIPTS["block"], keys, (key, "", ""), bool)
+
+
+def blocked(keys: QueueKeys) -> Call[list[str]]:
+    """The keys that are blocked, the one that is free again first ahead."""
+    return Call(SCRIPTS["blocked"], keys, (), lambda found: [unescape(key.decode()) for key in found])
+
+
+def key(keys: QueueKeys, name: str, most: int = 100) -> Call[KeyStatus]:
+    """What there is of a key, and the first ids of its jobs."""
+    return Call(SCRIPTS["key"], keys, (limits.key_text(name), most), lambda reply: limits.status(name, reply))
+
+
+def holder(keys: QueueKeys, name: str) -> Call[str | None]:
+    """The id of the live job that has a unique name."""
+    return Call(SCRIPTS["holder"], keys, (escape(name),), lambda found: found[0] and found[0].decode())
 
 
 def delete(keys: QueueKeys) -> Call[int]:

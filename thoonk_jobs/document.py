@@ -21,6 +21,9 @@ REFUSALS = (
     ("refused", "the table has no such row from the job's state", f"{_CLAIMANT}, {_OPERATOR}", "TransitionRefused"),
     ("exists", "the id is taken by a job with another digest", "publish", "JobExists"),
     ("not-unique", "a live job has the unique name; the detail is its id", "publish, rerun", "NotUnique"),
+    ("full", "a limit that rejects is reached; the detail is the key (nothing: the queue), NUL, the number, NUL, which",
+     "publish", "LimitReached"),
+    ("blocked", "the key is blocked; the detail is the key, NUL, ms left, NUL, the reason", "publish", "KeyBlocked"),
     ("too-large", "the data is over max_payload; the detail is that number of bytes", "publish", "PayloadError"),
 )  # fmt: skip
 

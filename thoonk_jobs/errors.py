@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from thoonk_jobs.keys import unescape
 from thoonk_jobs.machine import State
 
 
@@ -75,12 +76,22 @@ class StaleClaim(TransitionRefused):
 
 
 class LimitReached(ThoonkError):
-    """A limit that rejects is full."""
+    """A limit that rejects is full: `limit` jobs of `key`, or of the whole queue where that is None."""
 
     def __init__(self, message: str, *, key: str | None, limit: int) -> None:
         super().__init__(message)
         self.key = key
         self.limit = limit
+
+
+class KeyBlocked(ThoonkError):
+    """Nobody may publish with this key for now."""
+
+    def __init__(self, message: str, *, key: str, reason: str, seconds_left: float) -> None:
+        super().__init__(message)
+        self.key = key
+        self.reason = reason
+        self.seconds_left = seconds_left
 
 
 class JobFailed(ThoonkError):
@@ -124,6 +135,22 @@ def from_reply(answer: list[Any], *, asked: str, job_id: str, queue: str) -> Tho
     if why == "not-unique":
         told["job_id"] = detail
         return NotUnique(f"cannot {asked} {job}: the live job {detail!r} has its unique name", **told)
+    if why in ("full", "blocked"):
+        return _barred(why, detail, f"cannot {asked} {job}")
     if why == "too-large":
         return PayloadError(f"cannot {asked} {job}: the data is over the queue's max_payload of {detail} bytes")
     return TransitionRefused(f"cannot {asked} {job}: it is {state}", **told)
+
+
+def _barred(why: str, detail: str, refused: str) -> ThoonkError:
+    stored, number, words = detail.split("\0", 2)
+    key = unescape(stored)
+    if why == "blocked":
+        left = float(number) / 1000
+        return KeyBlocked(
+            f"{refused}: its key {key!r} is blocked for {left:g} s more: {words}; publish later, or unblock it",
+            key=key, reason=words, seconds_left=left)  # fmt: skip
+    whose = f"its key {key!r} has" if key else "the queue has"
+    return LimitReached(
+        f"{refused}: {whose} the {number} {words} jobs that it may; publish later, or raise the limit",
+        key=key or None, limit=int(number))  # fmt: skip

@@ -18,10 +18,20 @@ LAYOUT = (
         "how many processes are in waiters; alarm and keeper, when who looks after the time next; forget, before "
         "which nothing in finished, unheard and bare is over; skew and seen of the elapsed clock, in ms, and left, "
         "since when what is due is left to those who know it; paused; configured, 1 once there are settings; limited, "
-        "1 while there are limits or jobs that wait; tickets_at, since when tickets are kept; born, in us",
+        "letters: q while the queue is limited, k while keys are, m while behind has more to do; tickets_at, since "
+        "when tickets are kept; born, in us",
     ),
     ("settings", "hash", "what `configure` set, as text"),
-    ("limits", "hash", "`q` the queue, `e` each key, `k<key>` one key: number of running jobs allowed"),
+    (
+        "limits",
+        "hash",
+        "numbers of the limits (see LIMIT) of `q` the queue, `e` each key, `k<key>` one key; `b<key>` until when it is "
+        "blocked, and why; `f<key>` when attempts failed, where so many block it",
+    ),
+    ("behind", "hash", "fields of limits whose jobs are still to be parked or let go -> where to go on"),
+    ("blocked", "zset", "key -> until when it is blocked"),
+    ("failing", "zset", "key -> when its last failure counts no more"),
+    ("blockings", "list", "the last 1000 blocks, the latest first: when, for how long, key, why"),
     ("record", "hash", "id -> packed record"),
     ("payload", "hash", "id -> data, as opaque bytes"),
     ("result", "hash", "id -> result, or the last error, as opaque bytes"),
@@ -42,7 +52,8 @@ LAYOUT = (
     (
         "keyed",
         "zset",
-        "by text: key, class (c claimed, r available, s scheduled or held by the queue, w parked), order if w, id",
+        "by text: key, class (c claimed, r available, s scheduled, v held by the queue, w parked), id; of r, v and w "
+        "before the id -priority and order",
     ),
     ("watchers", "zset", "by text: id, process that waits for its end"),
     ("reports", "zset", "by text: id, kind (p progress, l log, e emitted), token, number, data"),

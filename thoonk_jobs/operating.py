@@ -5,12 +5,13 @@ from __future__ import annotations
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from typing import Any
 
-from thoonk_jobs import calls, flows, settings
+from thoonk_jobs import arguments, calls, flows, limits, settings
 from thoonk_jobs.base import QueueBase
 from thoonk_jobs.claiming import reason_text
 from thoonk_jobs.errors import InvalidArgument
 from thoonk_jobs.flows import Flow
 from thoonk_jobs.job import Page
+from thoonk_jobs.limits import Limited
 from thoonk_jobs.machine import LIVE, State
 from thoonk_jobs.session import verb_result
 
@@ -44,6 +45,26 @@ class Operating(QueueBase):
         if on:
             yield from self.session.enter(self.keys)
         yield calls.pause(self.keys, on=on)
+
+    def _limit(self, key: Limited, given: dict[str, Any]) -> Flow[None]:
+        field, numbers = limits.field(key), limits.asked(key, given)
+        yield from self.session.enter(self.keys)
+        if (yield calls.limit(self.keys, field, numbers)):
+            yield from flows.settle(self.keys)
+
+    def _block(self, key: str, seconds: Any, reason: str) -> Flow[None]:
+        if not reason_text(reason):
+            raise InvalidArgument("a key is blocked for a reason; say which, for those who are refused")
+        call = calls.block(self.keys, limits.key_text(key), limits.span(seconds, "seconds"), reason)
+        yield from self.session.enter(self.keys)
+        yield call
+
+    def _holder(self, unique: str) -> Flow[Any]:
+        id = yield calls.holder(self.keys, arguments.text(unique, "unique"))
+        if id is None:
+            return None
+        [stored] = yield calls.read(self.keys, [id])
+        return stored and self.make_job(id, stored)
 
     def _configure(self, given: dict[str, Any]) -> Flow[None]:
         stored = {name: settings.stored(name, value) for name, value in given.items() if value is not None}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from thoonk_jobs import arguments, codec, keys
+from thoonk_jobs import arguments, codec, keys, limits
 from thoonk_jobs.errors import InvalidArgument
 from thoonk_jobs.ids import new_id
 from thoonk_jobs.record import COUNT_LIMIT, NO_BACKOFF, Spec
@@ -24,6 +24,32 @@ class Publish:
     def __init__(self, data: Any, **options: Any) -> None:
         self.data = data
         self.options = options
+
+
+ON_CONFLICT = ("raise", "return", "replace")
+UNTIL = ("finished", "claimed")
+
+
+@dataclass(frozen=True, slots=True)
+class Unique:
+    """A name that one live job of a queue has at a time; `publish(unique="name")` stands for `Unique("name")`.
+
+    on_conflict  what becomes of a publish while a live job has the name. "raise": NotUnique, which names that job.
+                 "return": that job is the answer. "replace": it gets the newer data and the later start, unless it is
+                 claimed or stalled (NotUnique); its other options stay as they were.
+    until        "finished": the name is free once the job is finished. "claimed": once it is claimed, so that one may
+                 run while the next one gathers the newest data.
+    """
+
+    name: str
+    on_conflict: str = "raise"
+    until: str = "finished"
+
+    def __post_init__(self) -> None:
+        arguments.text(self.name, "unique")
+        for name, words in (("on_conflict", ON_CONFLICT), ("until", UNTIL)):
+            if getattr(self, name) not in words:
+                raise InvalidArgument(f"{name}={getattr(self, name)!r} is not known; give one of {', '.join(words)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +113,13 @@ def spec(
     max_attempts: Any = None,
     backoff: Any = None,
     key: str | None = None,
+    unique: Any = None,
     keep: Any = None,
 ) -> Spec:
     """The options of a publication, checked; None leaves it to the queue."""
     if delay is not None and run_at is not None:
         raise InvalidArgument(f"delay={delay!r} and run_at={run_at!r} exclude each other; give one")
+    name = unique if isinstance(unique, Unique) or unique is None else Unique(unique)
     return Spec(
         priority=None if priority is None else arguments.priority_number(priority),
         delay=arguments.seconds(delay, "delay", ends=True),
@@ -99,7 +127,10 @@ def spec(
         expires_in=_deadline(expires_in),
         keep=arguments.seconds(keep, "keep"),
         max_attempts=None if max_attempts is None else attempts(max_attempts),
-        key="" if key is None else keys.escape(arguments.text(key, "key")),
+        key="" if key is None else limits.key_text(key),
+        unique="" if name is None else keys.escape(name.name),
+        passing=name is not None and name.until == "claimed",
+        conflict=0 if name is None else ON_CONFLICT.index(name.on_conflict),
         home=home,
         backoff=backoff_text(backoff),
     )

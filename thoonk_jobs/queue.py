@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, TypeVar, cast
 
-from thoonk_jobs import calls, flows
+from thoonk_jobs import calls, flows, limits
 from thoonk_jobs.blocking import BlockingSession
 from thoonk_jobs.claim import Claim, Job
 from thoonk_jobs.flows import Flow
 from thoonk_jobs.job import Page
+from thoonk_jobs.limits import UNCHANGED, KeyStatus, Limited, Unchanged
 from thoonk_jobs.machine import State
 from thoonk_jobs.operating import Operating
-from thoonk_jobs.publication import Callback
+from thoonk_jobs.publication import Callback, Unique
 from thoonk_jobs.publishing import Publishing
+from thoonk_jobs.request import Call
 from thoonk_jobs.working import Working
 
 T = TypeVar("T")
@@ -29,6 +31,9 @@ class Queue(Publishing, Working, Operating):
         """Runs a conversation with the server."""
         return cast(BlockingSession, self.session).follow(flow)
 
+    def _run(self, call: Call[T]) -> T:
+        return cast(BlockingSession, self.session).run(call)
+
     # Publishing.
 
     def publish(
@@ -43,6 +48,7 @@ class Queue(Publishing, Working, Operating):
         max_attempts: float | None = None,
         backoff: Any = None,
         key: str | None = None,
+        unique: str | Unique | None = None,
         keep: Any = None,
         on_finish: Callback | None = None,
         on_stall: Callback | None = None,
@@ -57,12 +63,15 @@ class Queue(Publishing, Working, Operating):
         delay/run_at  earliest start: seconds from now, or an aware datetime.
         expires_in    seconds; neither finished nor stalled by then, it finishes as expired.
         max_attempts  failed attempts allowed; the last one stalls the job. backoff: seconds between them, or a list.
+        key           what `limit` and `block` count it by.
+        unique        a name that one live job has at a time; see `Unique` for what else can become of a second one.
         keep          seconds the finished job stays readable.
         on_finish     called with the job, once, when it is finished; on_stall(job) each time it is stalled;
                       on_progress(job, progress) for every report. On one thread of this library.
 
-        Raises PayloadError or InvalidArgument before anything is sent, JobExists for an id with other data, and
-        BrokerUnavailable (`.job_ids`) when there was no answer: publishing with that id again makes no second job.
+        Raises PayloadError or InvalidArgument before anything is sent, JobExists for an id with other data, NotUnique
+        (`.job_id`), LimitReached, KeyBlocked, and BrokerUnavailable (`.job_ids`) when there was no answer: publishing
+        with that id again makes no second job.
         """
         options = {name: value for name, value in locals().items() if name not in ("self", "data")}
         return cast(Job, self.do(self._publish(data, options)))
@@ -175,7 +184,19 @@ class Queue(Publishing, Working, Operating):
 
     def counts(self) -> dict[State, int]:
         """How many jobs are in each state."""
-        return cast(BlockingSession, self.session).run(calls.counts(self.keys))
+        return self._run(calls.counts(self.keys))
+
+    def key(self, name: str) -> KeyStatus:
+        """What there is of a key: its running and waiting jobs, its limits, its failures, whether it is blocked."""
+        return self._run(calls.key(self.keys, name))
+
+    def blocked_keys(self) -> list[str]:
+        """The keys that are blocked now, the one that is free again first ahead."""
+        return self._run(calls.blocked(self.keys))
+
+    def holder(self, unique: str) -> Job | None:
+        """The live job that has this unique name; None: the name is free."""
+        return cast("Job | None", self.do(self._holder(unique)))
 
     # Settings.
 
@@ -214,6 +235,37 @@ class Queue(Publishing, Working, Operating):
         the rest                         usual values of `publish`; max_payload in bytes.
         """
         self.do(self._configure({name: value for name, value in locals().items() if name != "self"}))
+
+    def limit(
+        self,
+        key: Limited = None,
+        *,
+        running: float | Unchanged | None = UNCHANGED,
+        pending: float | Unchanged | None = UNCHANGED,
+        when_full: str | Unchanged | None = UNCHANGED,
+        block_after: Any = UNCHANGED,
+    ) -> None:
+        """Limit the whole queue (None), each key (`EACH_KEY`) or one key, in every process, from now on.
+
+        running      jobs claimed at once. Those that have to wait do so in the order in which they would run.
+        pending      jobs that are neither finished nor stalled; a publish beyond it raises LimitReached.
+        when_full    "wait" or "reject" (LimitReached): what a publish does while `running` is reached. Usual: wait.
+        block_after  (failures, seconds, block_seconds): so many failed attempts in that time block the key.
+
+        What is left out stays as it is; `inf` lifts a limit, for one key whatever EACH_KEY says; None takes back what
+        was set, so that EACH_KEY holds for the key. A lowered limit interrupts nobody: it parks those that did not
+        start yet. A raised one lets go who waits, the most urgent first.
+        """
+        given = {name: value for name, value in locals().items() if name not in ("self", "key")}
+        self.do(self._limit(key, given))
+
+    def block(self, key: str, seconds: Any, reason: str) -> None:
+        """Refuse to publish with a key for a while, with KeyBlocked; its jobs that are there are not touched."""
+        self.do(self._block(key, seconds, reason))
+
+    def unblock(self, key: str) -> None:
+        """Let a key be published with again, and forget its failures; quiet where it is not blocked."""
+        self._run(calls.unblock(self.keys, limits.key_text(key)))
 
     def delete(self) -> None:
         """Withdraw every live job, then remove all keys of the queue."""

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-from thoonk_jobs import record, timing
+from thoonk_jobs import limits, record, timing
 from thoonk_jobs.keys import LAYOUT
 from thoonk_jobs.machine import CODES, ROWS, Outcome, State, Transition
 
 # Names in capitals become numbers before the server sees them: each local that a function refers to costs every call.
-_CONSTANTS = record.constants() | timing.constants()
+_CONSTANTS = record.constants() | limits.constants() | timing.constants()
 _CONSTANT = re.compile(rf"\b({'|'.join(_CONSTANTS)})\b")
 # A top-level function of a shared part, with the comment above it.
 _FUNCTION = re.compile(
@@ -27,8 +27,8 @@ _TABLE = "local T = {\n"
 _NAME = re.compile(r"[\w.]+")
 _KEY = re.compile(r"\bK\.(\w+)")
 _PLACES = {name: place for place, (name, *_) in enumerate(LAYOUT, 1)}
-SHARED = ("lib", "places", "move", "commit", "waiting", "limits", "watching", "retention", "due")
 _ALWAYS = ("lib", "places", "move", "commit", "waiting")
+SHARED = (*_ALWAYS, "limits", "lines", "adjusting", "blocking", "watching", "retention", "due")
 _ROW = re.compile(r"-- (\w+): ([\w, ]+) -> (\w+)")
 _HEADER = re.compile(r"-- (with|flags|args|replies): (.*)")
 _MORE = re.compile(r"-- (.*)")

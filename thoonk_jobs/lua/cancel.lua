@@ -2,9 +2,10 @@
 -- defer: claimed -> scheduled
 -- exhaust: claimed -> stalled
 -- lapse: available, scheduled, waiting, claimed -> finished
+-- park: available -> waiting
 -- release: waiting -> available
 -- retract: scheduled, waiting, available, claimed, stalled -> finished
--- with: limits, retention
+-- with: limits, lines, retention
 -- flags: allow-oom
 -- args: (id, token, reason, delay in ms, counted (1), or nothing for a claim given back at no cost)*
 -- replies: the row's code; or {why, state}
@@ -33,6 +34,8 @@ local answers = T.each(3, 5, function(id, at)
   T.touch(id)
   return cancel(id, ARGV[at + 2], tonumber(ARGV[at + 3]), ARGV[at + 4])
 end)
-T.trim_stalled()
+T.give_way()
 T.release_freed()
+T.trim_stalled()
+T.commit()
 return answers

@@ -1,13 +1,14 @@
 -- claim: available -> claimed
 -- promote: scheduled -> available
 -- hold: absent, scheduled, stalled, finished -> waiting
+-- park: available -> waiting
 -- release: waiting -> available
 -- expire: claimed -> available
 -- exhaust: claimed -> stalled
 -- lapse: available, scheduled, waiting, claimed -> finished
 -- retract: scheduled, waiting, available, claimed, stalled -> finished
 -- purge: finished -> absent
--- with: limits, retention, due
+-- with: limits, lines, adjusting, retention, due
 -- flags: allow-oom
 -- args: lane, ticket, most, lease in ms, worker, 1 where this process was told or would wait, else nothing
 -- replies: {1 where more is due, (id, record, data, the last attempt's error)*}
@@ -58,21 +59,22 @@ local function claimed(key)
   return running[key]
 end
 
+local function most_running(key) return T.limits_of(key)[LIMIT_RUNNING] end
+
 -- Where a limit was lowered, more may be available than may run, until the rest is parked.
 local function may_run(job)
   local key = job[KEY]
-  if claimed('') >= T.allowed('') or key ~= '' and claimed(key) >= T.allowed(key) then return false end
+  if claimed('') >= most_running('') or key ~= '' and claimed(key) >= most_running(key) then return false end
   running[''] = claimed('') + 1
   if key ~= '' then running[key] = claimed(key) + 1 end
   return true
 end
 
 local function candidates()
-  local limited, ids = T.limited, {}
-  local members = redis.call('ZRANGE', K.available, 0, (limited and 500 or most) - 1)
+  local ids, members = {}, redis.call('ZRANGE', K.available, 0, (T.behind and 500 or most) - 1)
   for at, member in ipairs(members) do members[at] = string.sub(member, 9) end
   T.load(members)
-  if not limited then return members end
+  if not T.behind then return members end
   for _, id in ipairs(members) do
     if #ids < most and may_run(T.jobs[id]) then ids[#ids + 1] = id end
   end

@@ -43,12 +43,15 @@ function T.settle()
   if T.left then redis.call('HDEL', K.meta, 'left') end
   local more = each_due(K.expiring, T.now, 'lapse', T.lapse)
   more = each_due(K.claimed, T.now, 'expire', lose) or more
-  more = T.release_freed() or more -- who waits comes before who comes due
+  T.give_way()
+  T.release_freed() -- who waits comes before who comes due
+  T.adjust_behind()
   more = each_due(K.scheduled, T.now, 'promote', promote) or more
   more = each_due(K.dated, T.wall, 'promote', promote) or more
   more = T.forget_finished(T.now) or more
   T.trim_stalled()
-  more = T.release_freed() or more
+  T.release_freed()
+  more = more or T.behind
   T.soonest = more and T.now or T.next_due()
   T.alarm, T.proclaim = T.soonest, true
   return more

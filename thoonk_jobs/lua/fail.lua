@@ -3,10 +3,11 @@
 -- reattempt_later: claimed -> scheduled
 -- exhaust: claimed -> stalled
 -- lapse: available, scheduled, waiting, claimed -> finished
+-- park: available -> waiting
 -- release: waiting -> available
 -- retract: scheduled, waiting, available, claimed, stalled -> finished
 -- purge: finished -> absent
--- with: limits, retention
+-- with: limits, lines, blocking, retention
 -- flags: allow-oom
 -- args: (id, token, error, final (1) or nothing, delay in ms before another attempt)*
 -- replies: the row's code; or {why, state}
@@ -33,11 +34,14 @@ local answers = T.each(3, 5, function(id, at)
   local answer = T.ask_claimant(id, {'fail', 'reattempt', 'reattempt_later', 'exhaust'}, ARGV[at + 1])
   if answer then return answer end
   T.touch(id)
+  if T.limited ~= '' then T.count_failure(T.jobs[id][KEY]) end
   answer = fail(id, ARGV[at + 3], tonumber(ARGV[at + 4]))
   T.keep_result(id, ARGV[at + 2])
   return answer
 end)
+T.give_way()
+T.release_freed()
 T.trim_stalled()
 T.trim_finished()
-T.release_freed()
+T.commit()
 return answers

@@ -2,7 +2,7 @@
 -- lapse: available, scheduled, waiting, claimed -> finished
 -- release: waiting -> available
 -- purge: finished -> absent
--- with: limits, retention
+-- with: limits, lines, retention
 -- flags: allow-oom
 -- args: (id, token, result or nothing)*
 -- replies: the row's code; or {why, state}
@@ -20,6 +20,7 @@ local answers = T.each(3, 3, function(id, at)
   if result ~= '' or job[TOTAL_FAILURES] > 0 then T.keep_result(id, result) end
   return EDGES.finish.code
 end)
-T.trim_finished()
 T.release_freed()
+T.trim_finished()
+T.commit()
 return answers

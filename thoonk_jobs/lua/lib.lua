@@ -19,6 +19,7 @@ function T.begin()
   T.notes, T.tellings = {}, {} -- row -> its jobs; process -> its news
   T.payloads, T.results, T.gone, T.watchers, T.names = {}, {}, {}, {}, {} -- what to write beside the records
   T.held_by, T.changed = {}, {} -- key -> slots it holds; what this call added to those
+  T.lines_changed, T.least = false, math.huge -- who waits; the least priority that was made available
 end
 
 -- The elapsed clock goes on from there; what is due by the wall's may be due at another moment of it now.
@@ -44,7 +45,8 @@ do
   T.seen, T.alarm, T.soonest = number(6), number(7, math.huge), math.huge
   T.keeper, T.paused, T.new_queue = meta[8] ~= '' and meta[8] or nil, meta[9] == '1', not meta[1]
   T.left, T.in_line, T.forget = number(10), number(11, 0), number(12, math.huge)
-  T.configured, T.limited, T.tickets_at = meta[13] == '1', meta[14] == '1', number(15)
+  T.configured, T.limited, T.tickets_at = meta[13] == '1', meta[14] or '', number(15)
+  T.behind = string.sub(T.limited, -1) == 'm' -- of a limit that changed
   T.begin()
 end
 

@@ -42,33 +42,6 @@ local function retain(id, job)
   if job[UNTIL] <= T.now then T.strip(id, job) end
 end
 
--- The slots of running jobs that a key holds, '' being the whole queue; counted once, then kept by the moves.
-function T.slots(key)
-  if not T.held_by[key] then
-    local prefix = T.frame(key)
-    local counted = key == '' and redis.call('ZCARD', K.available) + redis.call('ZCARD', K.claimed)
-      or redis.call('ZLEXCOUNT', K.keyed, '[' .. prefix .. 'c', '(' .. prefix .. 's')
-    T.held_by[key] = counted + (T.changed[key] or 0)
-  end
-  return T.held_by[key]
-end
-
-local function count_slot(key, change)
-  T.changed[key] = (T.changed[key] or 0) + change
-  if T.held_by[key] then T.held_by[key] = T.held_by[key] + change end
-  if change < 0 then T.freed[key] = true end
-end
-
-local function move_slot(job, from, to)
-  local change = (T.slotted[to] and 1 or 0) - (T.slotted[from] and 1 or 0)
-  if change ~= 0 then
-    count_slot('', change)
-    if job[KEY] ~= '' then count_slot(job[KEY], change) end
-  end
-  -- One that was next in its key's line and waited for the queue: the next of that key may be let go.
-  if from == WAITING and to ~= AVAILABLE and job[KEY] ~= '' then T.freed[job[KEY]] = true end
-end
-
 local function move_name(id, job, from, to)
   local name = job[UNIQUE]
   if T.live[to] and not T.live[from] then T.names[name] = id end
@@ -103,7 +76,7 @@ function T.move(id, row, reason)
   job[STATE] = to
   if not edge.silent then job[VIA] = edge.code end
   if reason then job[REASON] = reason end
-  if T.limited then move_slot(job, from, to) end
+  if T.limited ~= '' then T.move_slot(id, job, from, to) end
   if job[UNIQUE] ~= '' then move_name(id, job, from, to) end
   if to == FINISHED then
     job[OUTCOME], job[FINISHED_AT], job[RAN] = edge.outcome, T.wall, 1

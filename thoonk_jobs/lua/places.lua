@@ -25,11 +25,9 @@ end
 local function keyed(id, job)
   local state, prefix = job[STATE], T.frame(job[KEY])
   if state == CLAIMED then return prefix .. 'c' .. id end
-  if state == AVAILABLE then return prefix .. 'r' .. id end
-  if state == SCHEDULED or state == WAITING and job[HELD] == 1 then return prefix .. 's' .. id end
-  if state == WAITING then
-    return prefix .. 'w' .. T.sortable(-job[PRIORITY]) .. struct.pack('>d', job[ORDER]) .. id
-  end
+  if state == SCHEDULED then return prefix .. 's' .. id end
+  local class = state == AVAILABLE and 'r' or state == WAITING and (job[HELD] == 1 and 'v' or 'w')
+  return class and prefix .. class .. T.sortable(-job[PRIORITY]) .. struct.pack('>d', job[ORDER]) .. id
 end
 
 -- What only some jobs have, key -> {score, member}: a deadline, a key.

@@ -2,9 +2,10 @@
 -- schedule: absent -> scheduled
 -- hold: absent, scheduled, stalled, finished -> waiting
 -- postpone: scheduled, waiting, available -> scheduled
+-- park: available -> waiting
 -- release: waiting -> available
 -- purge: finished -> absent
--- with: limits, retention, watching
+-- with: limits, lines, retention, watching
 -- args: (id, digest, spec, data)*
 -- replies: the sum of 1 where the queue held nothing, to be entered in the list of queues, and 2 where more is over
 -- and to be settled; then of each item the record; or {id, record} of the holder of its unique name; or {why, state, detail}
@@ -53,7 +54,6 @@ local function draft(id, digest, spec)
   job[DIGEST], job[PUBLISHED_AT] = digest, T.wall
   if spec.expires_in < math.huge then job[EXPIRES] = string.format('%.0f', T.now + spec.expires_in) end
   plan(job, spec)
-  return job
 end
 
 local function store(id, data)
@@ -87,6 +87,51 @@ local function meet(holder, id, digest, spec, data)
   return {holder}
 end
 
+-- The pending jobs of a key: counted once, then kept by publish.
+local pending = {}
+local function count_pending(key)
+  if pending[key] then return pending[key] end
+  local count, prefix = 0, T.frame(key)
+  if key == '' then
+    for _, index in ipairs({K.scheduled, K.dated, K.waiting, K.parked, K.available, K.claimed}) do
+      count = count + redis.call('ZCARD', index)
+    end
+  else
+    count = redis.call('ZLEXCOUNT', K.keyed, '[' .. prefix, '(' .. prefix .. '\255')
+  end
+  pending[key] = count
+  return count
+end
+
+-- Why a limit of a key, or of the queue, refuses one more job.
+local function beyond(key, at_once)
+  local limits = T.limits_of(key)
+  local words = {key}
+  if limits[LIMIT_PENDING] < math.huge and count_pending(key) >= limits[LIMIT_PENDING] then
+    words[2], words[3] = limits[LIMIT_PENDING], 'pending'
+  elseif limits[LIMIT_REJECTS] == 1 and at_once and T.room(key) < 1 then
+    words[2], words[3] = limits[LIMIT_RUNNING], 'running'
+  end
+  return words[2] and {'full', ABSENT, table.concat(words, '\0')}
+end
+
+local function blocked(key)
+  local limits = T.limits_of(key)
+  local left = (limits.until_ or T.now) - T.now
+  return left > 0 and {'blocked', ABSENT, table.concat({key, string.format('%.0f', left), limits.reason}, '\0')}
+end
+
+-- A new job, unless it is refused.
+local function enter(id, digest, spec)
+  local at_once = spec.delay <= 0 and spec.run_at <= T.wall
+  local refusal = T.limited ~= '' and (spec.key ~= '' and beyond(spec.key, at_once) or beyond('', at_once))
+  if refusal then return refusal end
+  draft(id, digest, spec)
+  if at_once then T.admit(id, 'publish') else T.move(id, 'schedule') end
+  if pending[''] then pending[''] = pending[''] + 1 end
+  if spec.key ~= '' and pending[spec.key] then pending[spec.key] = pending[spec.key] + 1 end
+end
+
 local function publish(id, digest, spec, data)
   local job = T.jobs[id]
   if job and job[STATE] == FINISHED and job[BARE] == 1 and job[UNTIL] <= T.now and T.trusted then
@@ -99,9 +144,11 @@ local function publish(id, digest, spec, data)
     return id
   end
   if #data > MOST then return {'too-large', ABSENT, string.format('%.0f', MOST)} end
-  local holder = holder_of(spec.unique)
+  local refusal, holder = T.limited ~= '' and spec.key ~= '' and blocked(spec.key), holder_of(spec.unique)
+  if refusal then return refusal end
   if holder then return meet(holder, id, digest, spec, data) end
-  if draft(id, digest, spec)[UNTIL] > 0 then T.move(id, 'schedule') else T.admit(id, 'publish') end
+  refusal = enter(id, digest, spec)
+  if refusal then return refusal end
   store(id, data)
   return id
 end
@@ -112,7 +159,7 @@ for at, id in ipairs(ids) do
   local digest, raw, data = ARGV[4 * at], ARGV[4 * at + 1], ARGV[4 * at + 2]
   SPECS[raw] = SPECS[raw] or read_spec(raw)
   answers[at + 1] = publish(id, digest, SPECS[raw], data)
-  T.next_item()
+  if next(T.freed) then T.release_freed() end -- the next one finds who waits ahead of it let go
 end
 T.release_freed()
 for at = 2, #answers do

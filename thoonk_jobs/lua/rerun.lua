@@ -1,6 +1,8 @@
 -- rerun: finished -> available
 -- hold: absent, scheduled, stalled, finished -> waiting
--- with: limits
+-- park: available -> waiting
+-- release: waiting -> available
+-- with: limits, lines
 -- flags: allow-oom
 -- args: (id, 16 digits that name this request)*
 -- replies: the row's code; or {why, state, holder of its unique name}
@@ -26,5 +28,5 @@ for at, id in ipairs(T.items(3, 2)) do
   end
   answers[at] = answer
 end
-T.commit()
+T.release_freed()
 return answers

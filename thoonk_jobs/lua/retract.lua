@@ -1,7 +1,7 @@
 -- retract: scheduled, waiting, available, claimed, stalled -> finished
 -- release: waiting -> available
 -- purge: finished -> absent
--- with: limits, retention
+-- with: limits, lines, retention
 -- flags: allow-oom
 -- args: (id, 16 digits that name this request)*
 -- replies: the row's code; or {why, state}
@@ -15,6 +15,7 @@ local answers = T.each(3, 2, function(id, at)
   T.move(id, 'retract')
   return EDGES.retract.code
 end)
-T.trim_finished()
 T.release_freed()
+T.trim_finished()
+T.commit()
 return answers

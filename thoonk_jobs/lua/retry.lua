@@ -1,6 +1,8 @@
 -- retry: stalled -> available
 -- hold: absent, scheduled, stalled, finished -> waiting
--- with: limits
+-- park: available -> waiting
+-- release: waiting -> available
+-- with: limits, lines
 -- flags: allow-oom
 -- args: (id, 16 digits that name this request)*
 -- replies: the row's code; or {why, state}
@@ -19,5 +21,5 @@ for at, id in ipairs(T.items(3, 2)) do
   end
   answers[at] = answer
 end
-T.commit()
+T.release_freed()
 return answers

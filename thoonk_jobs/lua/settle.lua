@@ -1,12 +1,13 @@
 -- promote: scheduled -> available
 -- hold: absent, scheduled, stalled, finished -> waiting
+-- park: available -> waiting
 -- release: waiting -> available
 -- expire: claimed -> available
 -- exhaust: claimed -> stalled
 -- lapse: available, scheduled, waiting, claimed -> finished
 -- retract: scheduled, waiting, available, claimed, stalled -> finished
 -- purge: finished -> absent
--- with: limits, retention, due
+-- with: limits, lines, adjusting, retention, due
 -- flags: allow-oom
 -- args: 1 where the alarm of this process rang, which keeps the time from now on; else nothing
 -- replies: 1 where more is due, else 0

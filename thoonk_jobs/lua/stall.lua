@@ -2,7 +2,7 @@
 -- lapse: available, scheduled, waiting, claimed -> finished
 -- release: waiting -> available
 -- retract: scheduled, waiting, available, claimed, stalled -> finished
--- with: limits, retention
+-- with: limits, lines, retention
 -- flags: allow-oom
 -- args: (id, token, or nothing for an operator, reason)*
 -- replies: the row's code; or {why, state}
@@ -15,6 +15,7 @@ local answers = T.each(3, 3, function(id, at)
   T.move(id, 'stall', ARGV[at + 2])
   return EDGES.stall.code
 end)
-T.trim_stalled()
 T.release_freed()
+T.trim_stalled()
+T.commit()
 return answers

@@ -70,6 +70,7 @@ end
 
 -- When something is due, on the elapsed clock; infinite for never.
 function T.next_due()
+  if T.behind then return T.now end
   local dated = T.soonest_of(K.dated) + T.skew
   return math.ceil(math.min(T.soonest_of(K.expiring, K.claimed, K.scheduled, K.told), dated))
 end
