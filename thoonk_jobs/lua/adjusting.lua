@@ -2,10 +2,10 @@
 
 local function park_over(field, key)
   local room = T.room(key)
-  local ids = last_available(key, math.min(-room, T.left))
+  local ids = last_available(key, math.min(-room, T.budget))
   for _, id in ipairs(ids) do park(id, key == '' and 1 or 2) end
-  T.left = T.left - #ids
-  if T.left == 0 and #ids < -room then T.later(field) end
+  T.budget = T.budget - #ids
+  if T.budget == 0 and #ids < -room then T.later(field) end
 end
 
 local function adjust_one(field)
@@ -17,13 +17,13 @@ end
 
 -- All keys that have jobs, from one of them on.
 local function adjust_each(from)
-  while T.left > 0 do
+  while T.budget > 0 do
     local member = redis.call('ZRANGEBYLEX', K.keyed, from, '+', 'LIMIT', 0, 1)[1]
     if not member then return end
     local key = struct.unpack('>Hc0', member)
     adjust_one('k' .. key)
     from = '(' .. T.frame(key) .. '\255'
-    T.left = T.left - 1
+    T.budget = T.budget - 1
   end
   T.later('e', from)
 end
@@ -39,7 +39,7 @@ function T.adjust_behind()
   local fields = redis.call('HGETALL', K.behind)
   redis.call('DEL', K.behind)
   for at = 1, #fields, 2 do
-    if T.left > 0 then T.adjust(fields[at], fields[at + 1]) else T.later(fields[at], fields[at + 1]) end
+    if T.budget > 0 then T.adjust(fields[at], fields[at + 1]) else T.later(fields[at], fields[at + 1]) end
   end
   T.store_limited()
 end

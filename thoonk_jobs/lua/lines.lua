@@ -1,7 +1,7 @@
 -- The lines before the limits: who becomes available or has to wait, who gives way, who is let go when a slot is free.
 
 T.came_back = {} -- jobs whose claim ended and that are available again
-T.left = 500 -- jobs that this call may still let go or park
+T.budget = 500 -- jobs that this call may still let go or park
 
 -- Ids of jobs of a key in a class of the index keyed, the most urgent first, or from the other end.
 local function of_key(key, class, most, last)
@@ -121,7 +121,7 @@ end
 local function next_of_keys(keys)
   local ready = {}
   for key in pairs(keys) do
-    local room, left = key ~= '' and T.room(key) or 0, T.left - #ready
+    local room, left = key ~= '' and T.room(key) or 0, T.budget - #ready
     local ids = line(key, math.min(room, left))
     for _, id in ipairs(ids) do ready[#ready + 1] = id end
     if #ids == left and room > left then T.later('k' .. key) end
@@ -135,7 +135,7 @@ local function let_go_in_order(ready)
   local own, at, seen = 1, 1, 0
   local waiting = T.queue_limited and line('', math.min(50, T.room(''))) or {}
   local part = #waiting
-  while T.left > 0 and T.room('') > 0 and (ready[own] or waiting[at]) do
+  while T.budget > 0 and T.room('') > 0 and (ready[own] or waiting[at]) do
     local one, other = ready[own], waiting[at]
     if one and (not other or more_urgent(one, other)) then
       own = own + 1
@@ -144,7 +144,7 @@ local function let_go_in_order(ready)
       at = at + 1
       let_go(other)
     end
-    T.left = T.left - 1
+    T.budget = T.budget - 1
     if at > part and part > 0 then
       seen = seen + part
       at, waiting = 1, line('', 50, seen)
