@@ -209,12 +209,12 @@ def limit(keys: QueueKeys, field: str, numbers: bytes) -> Call[bool]:
 
 def block(keys: QueueKeys, key: str, span: float, reason: str) -> Call[None]:
     """Nobody may publish with this key for so many ms."""
-    return Call(SCRIPTS["block"], keys, (key, span, reason), lambda _: None)
+    return Call(SCRIPTS["block"], keys, (key, span, reason, new_id()[:16]), lambda _: None)
 
 
-def unblock(keys: QueueKeys, key: str) -> Call[bool]:
-    """Whether the key was blocked, which it is no more; its failures are forgotten."""
-    return Call(SCRIPTS["block"], keys, (key, "", ""), bool)
+def unblock(keys: QueueKeys, key: str) -> Call[None]:
+    """The key is blocked no more, and its failures are forgotten."""
+    return Call(SCRIPTS["block"], keys, (key, "", "", ""), lambda _: None)
 
 
 def blocked(keys: QueueKeys) -> Call[list[str]]:

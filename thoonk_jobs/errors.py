@@ -134,7 +134,9 @@ def from_reply(answer: list[Any], *, asked: str, job_id: str, queue: str) -> Tho
         return JobExists(f"cannot {asked} {job}: the id is taken by a job with other data; choose another id", **told)
     if why == "not-unique":
         told["job_id"] = detail
-        return NotUnique(f"cannot {asked} {job}: the live job {detail!r} has its unique name", **told)
+        return NotUnique(
+            f"cannot {asked} {job}: the live job {detail!r} has its unique name; wait for its end, "
+            "or say with Unique what else is to become of it", **told)  # fmt: skip
     if why in ("full", "blocked"):
         return _barred(why, detail, f"cannot {asked} {job}")
     if why == "too-large":
@@ -150,7 +152,7 @@ def _barred(why: str, detail: str, refused: str) -> ThoonkError:
         return KeyBlocked(
             f"{refused}: its key {key!r} is blocked for {left:g} s more: {words}; publish later, or unblock it",
             key=key, reason=words, seconds_left=left)  # fmt: skip
-    whose = f"its key {key!r} has" if key else "the queue has"
+    whose = f"its key {key!r}" if key else "the queue"
     return LimitReached(
-        f"{refused}: {whose} the {number} {words} jobs that it may; publish later, or raise the limit",
+        f"{refused}: {whose} is at its limit of {number} {words}; publish later, or raise the limit",
         key=key or None, limit=int(number))  # fmt: skip

@@ -26,7 +26,7 @@ LAYOUT = (
         "limits",
         "hash",
         "numbers of the limits (see LIMIT) of `q` the queue, `e` each key, `k<key>` one key; `b<key>` until when it is "
-        "blocked, and why; `f<key>` when attempts failed, where so many block it",
+        "blocked, by which request, and why; `f<key>` when attempts failed, where so many block it",
     ),
     ("behind", "hash", "fields of limits whose jobs are still to be parked or let go -> where to go on"),
     ("blocked", "zset", "key -> until when it is blocked"),

@@ -106,7 +106,7 @@ TRANSITIONS = (
     _row("hold", "absent, scheduled, stalled, finished", "waiting", "script", "WAITING",
          "Stands for a row that would make the job available while a limit is full.", silent=True),
     _row("park", "available", "waiting", "script", "WAITING",
-         "A limit was set or lowered below what is available.", silent=True),
+         "A limit was set or lowered below what is available, or a more urgent job took the slot.", silent=True),
     _row("postpone", "scheduled, waiting, available", "scheduled", "publisher", "SCHEDULED",
          "A unique job was replaced by newer data."),
     _row("promote", "scheduled", "available", "alarm", "AVAILABLE",

@@ -53,9 +53,9 @@ class Operating(QueueBase):
             yield from flows.settle(self.keys)
 
     def _block(self, key: str, seconds: Any, reason: str) -> Flow[None]:
-        if not reason_text(reason):
-            raise InvalidArgument("a key is blocked for a reason; say which, for those who are refused")
-        call = calls.block(self.keys, limits.key_text(key), limits.span(seconds, "seconds"), reason)
+        if not (text := reason_text(reason)):
+            raise InvalidArgument(f"reason={reason!r} is empty; say why {key!r} is blocked, for those who are refused")
+        call = calls.block(self.keys, limits.key_text(key), limits.span(seconds, "seconds"), text)
         yield from self.session.enter(self.keys)
         yield call
 

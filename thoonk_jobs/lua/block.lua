@@ -1,7 +1,7 @@
 -- with: limits, blocking
--- args: key, for how many ms to block it, or nothing to unblock it, reason
--- replies: 1 where that changed something
+-- args: key, for how many ms to block it, or nothing to unblock it, reason, 16 digits that name this request
+-- replies: 0
 
-if ARGV[4] == '' then return T.unblock(ARGV[3]) and 1 or 0 end
-T.block(ARGV[3], tonumber(ARGV[4]), ARGV[5])
-return 1
+local key, span, reason, request = unpack(ARGV, 3)
+if span == '' then T.unblock(key) else T.block(key, tonumber(span), reason, request) end
+return 0

@@ -13,9 +13,11 @@ local function set(times, letter, key, over, value)
   redis.call('HSET', K.limits, letter .. key, value)
 end
 
-function T.block(key, span, reason)
+-- request: 16 digits by which it is known when it is sent again.
+function T.block(key, span, reason, request)
+  if T.limits_of(key).request == request then return end
   local over = T.now + span
-  set(K.blocked, 'b', key, over, struct.pack('>d', over) .. reason)
+  set(K.blocked, 'b', key, over, struct.pack('>d', over) .. request .. reason)
   unset(K.failing, 'f', key)
   redis.call('LPUSH', K.blockings, struct.pack('>dd', T.wall, span) .. T.frame(key) .. reason)
   redis.call('LTRIM', K.blockings, 0, 999)
@@ -23,13 +25,11 @@ function T.block(key, span, reason)
   T.store_limited()
 end
 
--- True where it was blocked.
 function T.unblock(key)
-  local was = unset(K.blocked, 'b', key)
+  unset(K.blocked, 'b', key)
   unset(K.failing, 'f', key)
   T.limits[key] = nil
   T.store_limited()
-  return was == 1
 end
 
 -- When attempts failed that count: those within the window.
@@ -47,11 +47,12 @@ end
 function T.count_failure(key)
   local limits = T.limits_of(key)
   local most, window = limits[LIMIT_FAILURES], limits[LIMIT_WINDOW]
-  if key == '' or most == math.huge or limits.until_ and limits.until_ > T.now then return end
+  if key == '' or most == math.huge or (limits.blocked_until or 0) > T.now then return end
   local times = T.failures_of(key)
   times[#times + 1] = T.now
   if #times >= most then
-    return T.block(key, limits[LIMIT_BLOCK], string.format('%.0f failures within %g s', most, window / 1000))
+    local reason = string.format('%.0f failures within %g s', most, window / 1000)
+    return T.block(key, limits[LIMIT_BLOCK], reason, string.format('%016.0f', T.draw_token()))
   end
   for at, time in ipairs(times) do times[at] = struct.pack('>d', time) end
   set(K.failing, 'f', key, T.now + window, table.concat(times))

@@ -33,15 +33,15 @@ local function logged()
   return found
 end
 
-local blocked = limits.until_ and limits.until_ > T.now
+local left = (limits.blocked_until or T.now) - T.now
 return {
   count('c', 'd'),
   count('r', 's'),
   count('v', 'x'),
   count('c', 'x'),
   #T.failures_of(key),
-  blocked and string.format('%.0f', T.wall + limits.until_ - T.now) or '-1',
-  blocked and limits.reason or '',
+  left > 0 and string.format('%.0f', T.wall + left) or '-1',
+  left > 0 and limits.reason or '',
   struct.pack(LIMIT_FORMAT, unpack(limits)),
   ids('c', 0),
   ids('r', 16),

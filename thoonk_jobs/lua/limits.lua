@@ -37,7 +37,10 @@ function T.limits_of(key)
   else
     local raw = redis.call('HMGET', K.limits, 'k' .. key, 'e', 'b' .. key)
     found = numbers(raw[1], raw[2] and numbers(raw[2]))
-    if raw[3] then found.until_, found.reason = struct.unpack('>d', raw[3]), string.sub(raw[3], 9) end
+    if raw[3] then
+      found.blocked_until, found.request = struct.unpack('>dc16', raw[3])
+      found.reason = string.sub(raw[3], 25)
+    end
   end
   T.limits[key] = found
   return found

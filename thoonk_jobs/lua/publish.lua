@@ -117,7 +117,7 @@ end
 
 local function blocked(key)
   local limits = T.limits_of(key)
-  local left = (limits.until_ or T.now) - T.now
+  local left = (limits.blocked_until or T.now) - T.now
   return left > 0 and {'blocked', ABSENT, table.concat({key, string.format('%.0f', left), limits.reason}, '\0')}
 end
 
