@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from thoonk_jobs import keys, machine, record, settings
+from thoonk_jobs import keys, limits, machine, record, settings
 from thoonk_jobs.machine import TRANSITIONS, Outcome, State, Transition
 from thoonk_jobs.scripts import SCRIPTS, Script
 
@@ -104,6 +104,10 @@ def _spec() -> str:
     return _table(("field", "stored as", "meaning"), parts)
 
 
+def _limit() -> str:
+    return _table(("number", "meaning"), limits.NUMBERS)
+
+
 def _refusals() -> str:
     return _table(("why", "when", "answered by", "error in Python"), REFUSALS)
 
@@ -119,7 +123,7 @@ def _layout() -> str:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "states": _states, "outcomes": _outcomes, "picture": _picture, "rows": _rows, "scripts": _scripts, "keys": _keys,
-    "record": _record, "spec": _spec, "refusals": _refusals, "settings": _settings, "layout": _layout,
+    "record": _record, "spec": _spec, "limit": _limit, "refusals": _refusals, "settings": _settings, "layout": _layout,
 }  # fmt: skip
 
 

@@ -150,8 +150,8 @@ def _barred(why: str, detail: str, refused: str) -> ThoonkError:
     if why == "blocked":
         left = float(number) / 1000
         return KeyBlocked(
-            f"{refused}: its key {key!r} is blocked for {left:g} s more: {words}; publish later, or unblock it",
-            key=key, reason=words, seconds_left=left)  # fmt: skip
+            f"{refused}: its key {key!r} is blocked for {left:g} s more: {unescape(words)}; publish later, or unblock it",
+            key=key, reason=unescape(words), seconds_left=left)  # fmt: skip
     whose = f"its key {key!r}" if key else "the queue"
     return LimitReached(
         f"{refused}: {whose} is at its limit of {number} {words}; publish later, or raise the limit",

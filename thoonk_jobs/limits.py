@@ -186,7 +186,7 @@ def _whole(number: float) -> float:
 def _block(raw: bytes) -> Block:
     at, span, width = _LOGGED.unpack_from(raw)
     moment = datetime.fromtimestamp(at / 1000, UTC)
-    reason = raw[_LOGGED.size + width :].decode()
+    reason = keys.unescape(raw[_LOGGED.size + width :].decode())
     return Block(moment, moment + timedelta(milliseconds=span), reason)
 
 
@@ -197,7 +197,7 @@ def status(name: str, reply: list[Any]) -> KeyStatus:
     return KeyStatus(
         name=name, running=running, pending=pending, failures=failures,
         blocked_until=None if ends < 0 else datetime.fromtimestamp(ends / 1000, UTC),
-        reason=reason.decode() or None, limit=_limit(numbers), log=[_block(each) for each in log],
+        reason=keys.unescape(reason.decode()) or None, limit=_limit(numbers), log=[_block(each) for each in log],
         holders=_ids(claimed), available=_ids(available), waiting=_ids(waiting),
     )  # fmt: skip
 
