@@ -32,7 +32,7 @@ def test_every_row_and_every_block_is_in_statemachine_md():
 
 def test_the_code_of_the_readme_runs_as_it_stands(folder: Path):
     """The publisher and the worker as two processes, at once; what follows when both have ended."""
-    publisher, worker, further, loop = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    publisher, worker, further, loop, limits = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     environ = {**os.environ, "THOONK_HOME": str(folder)}
     environ.pop("THOONK_URL", None)
 
@@ -49,6 +49,10 @@ def test_the_code_of_the_readme_runs_as_it_stands(folder: Path):
         assert (told.splitlines(), trouble) == (["letter-7 1", "retracted"], "")
         told, trouble = start(loop).communicate(timeout=60)
         assert (told.splitlines(), trouble) == (["328350"], "")
+        told, trouble = start(limits).communicate(timeout=60)
+        first, *rest = told.splitlines()
+        assert re.fullmatch(r"\{'month': 'May'\} \['.{16}'\]", first)
+        assert (rest, trouble) == (["unpaid 3600", "{'revision': 2}"], "")
     finally:
         EmbeddedServer(folder).stop()
 

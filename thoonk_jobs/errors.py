@@ -148,10 +148,10 @@ def _barred(why: str, detail: str, refused: str) -> ThoonkError:
     stored, number, words = detail.split("\0", 2)
     key = unescape(stored)
     if why == "blocked":
-        left = float(number) / 1000
+        left, reason = float(number) / 1000, unescape(words)
         return KeyBlocked(
-            f"{refused}: its key {key!r} is blocked for {left:g} s more: {unescape(words)}; publish later, or unblock it",
-            key=key, reason=unescape(words), seconds_left=left)  # fmt: skip
+            f"{refused}: its key {key!r} is blocked for {left:g} s more: {reason}; publish later, or unblock it",
+            key=key, reason=reason, seconds_left=left)  # fmt: skip
     whose = f"its key {key!r}" if key else "the queue"
     return LimitReached(
         f"{refused}: {whose} is at its limit of {number} {words}; publish later, or raise the limit",
