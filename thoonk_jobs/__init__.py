@@ -3,6 +3,7 @@
 from thoonk_jobs.aio import AsyncBroker
 from thoonk_jobs.aio_claim import AsyncClaim, AsyncJob
 from thoonk_jobs.aio_queue import AsyncQueue
+from thoonk_jobs.aio_subscription import AsyncSubscription
 from thoonk_jobs.claim import Claim, Job
 from thoonk_jobs.client import Broker
 from thoonk_jobs.embedded import EmbeddedServer
@@ -10,6 +11,7 @@ from thoonk_jobs.errors import (
     BrokerClosed,
     BrokerUnavailable,
     ConfigError,
+    EventsLost,
     IncompatibleServer,
     InvalidArgument,
     JobExists,
@@ -24,12 +26,14 @@ from thoonk_jobs.errors import (
     ThoonkError,
     TransitionRefused,
 )
+from thoonk_jobs.event import Event
 from thoonk_jobs.ids import new_id
 from thoonk_jobs.job import JobError, Page, Progress
 from thoonk_jobs.limits import EACH_KEY, Block, KeyStatus, Limit
 from thoonk_jobs.machine import EventName, Outcome, State
 from thoonk_jobs.publication import Publish, Unique
 from thoonk_jobs.queue import Queue
+from thoonk_jobs.subscription import Subscription
 
 __all__ = [
     "EACH_KEY",
@@ -37,6 +41,7 @@ __all__ = [
     "AsyncClaim",
     "AsyncJob",
     "AsyncQueue",
+    "AsyncSubscription",
     "Block",
     "Broker",
     "BrokerClosed",
@@ -44,7 +49,9 @@ __all__ = [
     "Claim",
     "ConfigError",
     "EmbeddedServer",
+    "Event",
     "EventName",
+    "EventsLost",
     "IncompatibleServer",
     "InvalidArgument",
     "Job",
@@ -66,6 +73,7 @@ __all__ = [
     "Queue",
     "StaleClaim",
     "State",
+    "Subscription",
     "ThoonkError",
     "TransitionRefused",
     "Unique",

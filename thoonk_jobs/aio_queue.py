@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, cast
 
 from thoonk_jobs import calls, flows, limits
 from thoonk_jobs.aio_claim import AsyncClaim, AsyncJob
 from thoonk_jobs.aio_session import AsyncSession
+from thoonk_jobs.aio_subscription import AsyncHandler, AsyncSubscription
 from thoonk_jobs.flows import Flow
 from thoonk_jobs.job import Page
 from thoonk_jobs.limits import UNCHANGED, KeyStatus, Limited, Unchanged
@@ -168,6 +169,16 @@ class AsyncQueue(Publishing, Working, Operating):
     async def holder(self, unique: str) -> AsyncJob | None:
         """As `Queue.holder`."""
         return cast("AsyncJob | None", await self.do(self._holder(unique)))
+
+    # Events.
+
+    async def subscribe(self, *names: str, since: int | None = None) -> AsyncSubscription:
+        """As `Queue.subscribe`."""
+        return await AsyncSubscription(self, names, since).open()
+
+    async def on(self, name: str | None, handler: Callback) -> Callable[[], None]:
+        """As `Queue.on`; the handler may be a coroutine function. What it answers is called without await."""
+        return (await AsyncHandler(self, name, handler).open()).stop
 
     # Settings.
 

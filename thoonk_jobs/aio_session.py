@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from thoonk_jobs import news
 from thoonk_jobs.config import Config
 from thoonk_jobs.elapsed import Elapsed
 from thoonk_jobs.engine import Engine
@@ -203,13 +204,18 @@ class AsyncSession(Session):
         bell = asyncio.Event()
         self.bells.hang(keys, id, bell)
         try:
-            await self._subscribe(keys, timeout)
+            await self._confirm(keys, self._engine.attended(keys), timeout)
         except BrokerUnavailable:
             pass  # the time is over: the caller's last look tells
         except BaseException:
             self.bells.take_down(keys, id, bell)
             raise
         return bell
+
+    def follow_events(self, keys: QueueKeys, bell: Any, patience: float) -> Step:
+        """From its end on the bell rings at every event of a queue."""
+        self.bells.hang(keys, news.EVENTS, bell)
+        return Step(lambda: self._confirm(keys, self._engine.followed(keys), patience))
 
     def pause(self, bell: asyncio.Event, timeout: float | None) -> Step:
         """Waits until the bell rings, or the time is over."""
@@ -229,11 +235,11 @@ class AsyncSession(Session):
 
     def confirmed(self, keys: QueueKeys, patience: float) -> Step:
         """Attends to a queue; answers once the subscription is confirmed."""
-        return Step(lambda: self._subscribe(keys, patience))
+        return Step(lambda: self._confirm(keys, self._engine.attended(keys), patience))
 
-    async def _subscribe(self, keys: QueueKeys, patience: float | None) -> None:
+    async def _confirm(self, keys: QueueKeys, work: Coroutine[Any, Any, None], patience: float | None) -> None:
         try:
-            await asyncio.wait_for(self._engine.attended(keys), patience)
+            await asyncio.wait_for(work, patience)
         except TimeoutError:
             raise no_subscription(keys, patience) from None
         self.check_open()

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from thoonk_jobs import calls
+from thoonk_jobs import calls, news
 from thoonk_jobs.alarm import Alarm
 from thoonk_jobs.errors import BrokerUnavailable
 from thoonk_jobs.ids import new_id
 from thoonk_jobs.keys import QueueKeys
 from thoonk_jobs.line import Demand, Line
 from thoonk_jobs.request import Probe, Reply
+from thoonk_jobs.stream import Stream
 from thoonk_jobs.timing import LOOK_AGAIN, PACE, PROBE_BACK, PROBE_EVERY
 
 if TYPE_CHECKING:
@@ -35,10 +36,32 @@ class Attention:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._replied: tuple[int, int] | None = None
         self._probed: Probe | None = None
+        self._following: asyncio.Future[Any] | None = None
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """What this process hears of the queue."""
+        own = (self.keys.process_channel(self._engine.process), self.keys.alarm_channel)
+        return own if self._following is None else (*own, self.keys.events_channel)
+
+    async def follow(self, stream: Stream) -> None:
+        """Returns once this process hears of all that happens. Raises the connection's error if it breaks before."""
+        if self._following is None:
+            self._following = stream.subscribe(self.keys.events_channel)
+        await asyncio.shield(self._following)
+
+    def unfollow(self, stream: Stream | None) -> None:
+        """Nobody wants to hear of all that happens any more."""
+        if self._following and stream and not stream.closed:
+            stream.unsubscribe(self.keys.events_channel)
+        self._following = None
 
     def begin(self) -> None:
         """The subscription is confirmed, for the first time or again: what was told before may be lost."""
         self.failure = None
+        if self._following:
+            self._following = self._engine.loop.create_future()
+            self._following.set_result(None)
         self.confirmed.set()
         self.line.missed()
         if not self.line.waiting:
@@ -129,9 +152,28 @@ class Attention:
         if known and (known.born != probe.born or (known.event != probe.event and probe.unheard)):
             self._engine.listener.may_have_missed(self.keys)
 
-    def came_back(self, nonce: str) -> None:
-        """A nonce on the channel of this process."""
-        if nonce == self._nonce:
+    def heard(self, channel: str, told: bytes) -> None:
+        """A notice on one of the channels of the queue."""
+        if channel == ":events":
+            self._engine.listener.moved(self.keys)
+        elif channel == ":alarm":
+            seconds, keeper = news.alarm(told)
+            self.proclaimed(seconds, keeper=keeper == self._engine.process)
+        else:
+            self._route(told[:1], told[1:])
+
+    def _route(self, kind: bytes, told: bytes) -> None:
+        listener = self._engine.listener
+        if kind == news.WAKE:
+            self.line.told(news.place(told))
+        elif kind == news.JOBS:
+            listener.job_news(self.keys, dict.fromkeys(news.job_news(told), 0.0))
+        elif kind == news.STALLED:
+            listener.job_news(self.keys, dict(news.stalls(told)))
+        elif kind == news.CLAIMS:
+            for id, token in news.lost_claims(told):
+                listener.claim_lost(self.keys, id, token)
+        elif kind == news.NONCE and told.decode() == self._nonce:
             self._nonce = ""
 
     def _missing(self, nonce: str) -> None:

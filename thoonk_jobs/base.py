@@ -47,6 +47,11 @@ class QueueBase:
         session: Session = self._broker.session
         return session
 
+    @property
+    def patience(self) -> float:
+        """Seconds that a subscription may take to be confirmed."""
+        return max(5.0, self._broker.config.retry_for)
+
     def make_job(self, id: str, stored: Stored | None) -> Any:
         """A snapshot, of the kind that this queue hands out."""
         return self.job_class(self, id, stored)

@@ -9,6 +9,7 @@ from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from thoonk_jobs import news
 from thoonk_jobs.callbacks import CallbackThread
 from thoonk_jobs.config import Config
 from thoonk_jobs.drive import Wire
@@ -136,6 +137,11 @@ class BlockingSession(Session):
             raise
         return bell
 
+    def follow_events(self, keys: QueueKeys, bell: Any, patience: float) -> Step:
+        """From its end on the bell rings at every event of a queue."""
+        self.bells.hang(keys, news.EVENTS, bell)
+        return Step(lambda: self._confirm(keys, self.engine.followed(keys), patience))
+
     def pause(self, bell: threading.Event, timeout: float | None) -> Step:
         """Waits until the bell rings, or the time is over."""
 
@@ -160,7 +166,10 @@ class BlockingSession(Session):
         engine = self.engine
         if self.hears(keys):
             return
-        waiting = asyncio.run_coroutine_threadsafe(engine.attended(keys), engine.loop)
+        self._confirm(keys, engine.attended(keys), patience)
+
+    def _confirm(self, keys: QueueKeys, work: Coroutine[Any, Any, None], patience: float | None) -> None:
+        waiting = asyncio.run_coroutine_threadsafe(work, self.engine.loop)
         try:
             waiting.result(_span(patience))
         except TimeoutError:

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from thoonk_jobs import errors, limits, record
+from thoonk_jobs.event import ENTRY_WIDTH
 from thoonk_jobs.ids import new_id
 from thoonk_jobs.job import Stored
 from thoonk_jobs.keys import LAYOUT_VERSION, QueueKeys, decode, encode, escape, layout_key, queues_key, unescape
 from thoonk_jobs.limits import KeyStatus
 from thoonk_jobs.machine import State
 from thoonk_jobs.publication import Publication
-from thoonk_jobs.request import Arg, Call, Command, Look, Probe, Published, Refusals, Taken
+from thoonk_jobs.request import Arg, Call, Command, Log, Look, Probe, Published, Refusals, Taken
 from thoonk_jobs.scripts import SCRIPTS
 
 # The keys of each state's jobs, in the order in which they are listed.
@@ -163,6 +164,16 @@ def reports(keys: QueueKeys, id: str, kind: str, after: bytes, most: int) -> Cal
     """The reports of a kind, oldest first: (place, data) each; after: the place of the last one read, or b""."""
     args = (id, kind, after, most)
     return Call(SCRIPTS["reports"], keys, args, lambda reply: list(zip(reply[::2], reply[1::2], strict=True)))
+
+
+def events(keys: QueueKeys, after: int | None, most: int = 65_536) -> Call[Log]:
+    """A part of the log after the event of this number; None: where the log begins and ends. most: bytes of ids."""
+
+    def read(reply: list[Any]) -> Log:
+        entries = [tuple(reply[at : at + ENTRY_WIDTH]) for at in range(3, len(reply), ENTRY_WIDTH)]
+        return Log(reply[0], reply[1], reply[2], entries)
+
+    return Call(SCRIPTS["events"], keys, ("" if after is None else after, most), read)
 
 
 def counts(keys: QueueKeys) -> Call[dict[State, int]]:

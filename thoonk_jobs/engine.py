@@ -201,11 +201,26 @@ class Engine:
             if attention.failure:
                 raise copy(attention.failure)
 
+    async def followed(self, keys: QueueKeys) -> None:
+        """As `attended`; from now on this process hears of all that happens in a queue, too."""
+        while True:
+            await self.attended(keys)
+            attention, stream = self._attended.get(keys.base), self._stream
+            if attention and stream:
+                try:
+                    return await attention.follow(stream)
+                except faults.BROKEN:
+                    pass  # the next connection begins with all channels
+
+    def unfollow(self, keys: QueueKeys) -> None:
+        """Nobody in this process wants to hear all that happens in a queue any more."""
+        if attention := self._attended.get(keys.base):
+            attention.unfollow(self._stream)
+
     def _subscribe(self, stream: Stream, attention: Attention) -> None:
-        keys = attention.keys
-        if stream.closed or self._attended.get(keys.base) is not attention:
+        if stream.closed or self._attended.get(attention.keys.base) is not attention:
             return
-        confirmed = stream.subscribe(keys.process_channel(self.process), keys.alarm_channel)
+        confirmed = stream.subscribe(*attention.channels)
         confirmed.add_done_callback(lambda future: self._subscribed(stream, attention, future))
 
     def _subscribed(self, stream: Stream, attention: Attention, future: asyncio.Future[Any]) -> None:
@@ -232,7 +247,7 @@ class Engine:
         attention.end()
         attention.confirmed.set()
         if self._stream and not self._stream.closed:
-            self._stream.unsubscribe(keys.process_channel(self.process), keys.alarm_channel)
+            self._stream.unsubscribe(*attention.channels)
         self.start(self._run(calls.leave_line(keys)))
         if self.listener.attends(keys):  # another thread came just now, and took this for attended to
             self.attend(keys)
@@ -242,26 +257,7 @@ class Engine:
         attention = self._attended.get(base + "}")
         if attention is None:
             return
-        told = message[2]
-        if channel == ":alarm":
-            seconds, keeper = news.alarm(told)
-            attention.proclaimed(seconds, keeper=keeper == self.process)
-        else:
-            self._route(attention, told[:1], told[1:])
-
-    def _route(self, attention: Attention, kind: bytes, told: bytes) -> None:
-        keys = attention.keys
-        if kind == news.WAKE:
-            attention.line.told(news.place(told))
-        elif kind == news.JOBS:
-            self.listener.job_news(keys, dict.fromkeys(news.job_news(told), 0.0))
-        elif kind == news.STALLED:
-            self.listener.job_news(keys, dict(news.stalls(told)))
-        elif kind == news.CLAIMS:
-            for id, token in news.lost_claims(told):
-                self.listener.claim_lost(keys, id, token)
-        elif kind == news.NONCE:
-            attention.came_back(told.decode())
+        attention.heard(channel, message[2])
 
     # The end.
 

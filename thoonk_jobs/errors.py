@@ -102,6 +102,17 @@ class JobFailed(ThoonkError):
         self.job = job
 
 
+class EventsLost(ThoonkError):
+    """Events were asked for that are not kept any more, or never were: the subscriber was slow, or the data was lost.
+
+    seq  number of the event before the first that can be had: `since=seq` begins there.
+    """
+
+    def __init__(self, message: str, *, seq: int) -> None:
+        super().__init__(message)
+        self.seq = seq
+
+
 class PublishFailed(ThoonkError):
     """Some of many jobs were refused; the rest is published.
 

@@ -46,22 +46,23 @@ class Say:
 
     name: str
     callback: Callable[..., Any]
-    job: Snapshot
-    more: tuple[Any, ...] = ()
+    queue: str
+    job_id: str
+    told: tuple[Any, ...]
 
     def block(self) -> None:
         """Calls a plain function."""
         try:
-            self.callback(self.job, *self.more)
+            self.callback(*self.told)
         except BaseException:  # also SystemExit: this thread is not the callback's to end
             self._failed()
 
     async def wait(self) -> None:
         """Calls a function that may be a coroutine function."""
         try:
-            told = self.callback(self.job, *self.more)
-            if inspect.isawaitable(told):
-                await told
+            called = self.callback(*self.told)
+            if inspect.isawaitable(called):
+                await called
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task and task.cancelling():  # else it was something that the callback awaited
@@ -71,7 +72,11 @@ class Say:
             self._failed()
 
     def _failed(self) -> None:
-        log.exception("callback_failed", callback=self.name, queue=self.job.queue, job_id=self.job.id)
+        log.exception("callback_failed", callback=self.name, queue=self.queue, job_id=self.job_id)
+
+
+def _say(name: str, callback: Callable[..., Any], job: Snapshot, *more: Any) -> Say:
+    return Say(name, callback, job.queue, job.id, (job, *more))
 
 
 class Expectations:
@@ -191,12 +196,12 @@ class Expectations:
         if since > expected.told_stall:
             expected.told_stall = since
             if asked.on_stall:
-                yield Say("on_stall", asked.on_stall, job)
+                yield _say("on_stall", asked.on_stall, job)
         expected.stalled = job.state is State.STALLED
         if job.state in LIVE or not self.expects(expected.keys, expected.id):
             return False
         if asked.on_finish:
-            yield Say("on_finish", asked.on_finish, job)
+            yield _say("on_finish", asked.on_finish, job)
         self.forget(expected)
         return True
 
@@ -210,4 +215,4 @@ class Expectations:
                     log.warning("report_unreadable", queue=job.queue, job_id=job.id, error=str(error))
                 else:
                     assert expected.callbacks.on_progress
-                    yield Say("on_progress", expected.callbacks.on_progress, job, (progress,))
+                    yield _say("on_progress", expected.callbacks.on_progress, job, progress)

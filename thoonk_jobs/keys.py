@@ -105,6 +105,11 @@ class QueueKeys:
         return f"{self.base}:p:{process}"
 
     @property
+    def events_channel(self) -> str:
+        """Where subscribers of the queue hear that something happened."""
+        return f"{self.base}:events"
+
+    @property
     def alarm_channel(self) -> str:
         """Where all who look after the time hear when something is due next."""
         return f"{self.base}:alarm"

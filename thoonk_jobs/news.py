@@ -9,6 +9,8 @@ from typing import Protocol
 from thoonk_jobs.keys import QueueKeys
 
 WAKE, JOBS, STALLED, CLAIMS, NONCE = b"w", b"j", b"s", b"c", b"n"
+EVENTS = ""
+"""Stands in place of a job's id where any event of a queue is news."""
 _NUMBER = Struct(">d")
 
 
@@ -16,6 +18,7 @@ class Listener(Protocol):
     """Who else wants the news: bells, callbacks and held claims."""
 
     def job_news(self, keys: QueueKeys, stalls: dict[str, float]) -> None: ...
+    def moved(self, keys: QueueKeys) -> None: ...
     def claim_lost(self, keys: QueueKeys, id: str, token: int) -> None: ...
     def may_have_missed(self, keys: QueueKeys) -> None: ...
     def attends(self, keys: QueueKeys) -> bool: ...

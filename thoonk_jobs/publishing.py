@@ -78,7 +78,7 @@ class Publishing(QueueBase):
     def _expect(self, prepared: list[Publication]) -> Flow[dict[int, Expected]]:
         """Registers callbacks, by position, behind a confirmed subscription: the end may come before the answer."""
         if any(publication.callbacks for publication in prepared):
-            yield self.session.confirmed(self.keys, max(5.0, self._broker.config.retry_for))
+            yield self.session.confirmed(self.keys, self.patience)
         expected = {
             at: self.session.callbacks.expect(self.keys, publication.id, publication.callbacks)
             for at, publication in enumerate(prepared)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, cast
 
 from thoonk_jobs import calls, flows, limits
@@ -16,6 +16,7 @@ from thoonk_jobs.operating import Operating
 from thoonk_jobs.publication import Callback, Unique
 from thoonk_jobs.publishing import Publishing
 from thoonk_jobs.request import Call
+from thoonk_jobs.subscription import Handler, Subscription
 from thoonk_jobs.working import Working
 
 T = TypeVar("T")
@@ -197,6 +198,25 @@ class Queue(Publishing, Working, Operating):
     def holder(self, unique: str) -> Job | None:
         """The live job that has this unique name; None: the name is free."""
         return cast("Job | None", self.do(self._holder(unique)))
+
+    # Events.
+
+    def subscribe(self, *names: str, since: int | None = None) -> Subscription:
+        """Hear the events of these names, or all: the names of the state machine, and what claimants emit.
+
+        since  number of an event after which to begin, as far as the log reaches (`keep_events`).
+
+        It listens when this returns. Raises EventsLost where events after `since` are not kept any more, or it is
+        above the present number: the data was lost.
+        """
+        return Subscription(self, names, since)
+
+    def on(self, name: str | None, handler: Callback) -> Callable[[], None]:
+        """Call handler(event) for every event of this name (None: of all) from now on; answers what ends that.
+
+        Handlers run as other callbacks do: one at a time, in order, on one thread of this library.
+        """
+        return Handler(self, name, handler).stop
 
     # Settings.
 

@@ -100,6 +100,21 @@ class Probe(NamedTuple):
     unheard: int
 
 
+class Log(NamedTuple):
+    """A part of the log of events.
+
+    last     number of the last event.
+    born     when the queue's first job came, in us: another one after all data was lost.
+    first    number of the first event that is kept, or that comes next.
+    entries  (number of the first event, row, when in ms, by whom, ids, reasons) each.
+    """
+
+    last: int
+    born: int
+    first: int
+    entries: list[tuple[Any, ...]]
+
+
 class Published(NamedTuple):
     """The answer to a publish.
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from copy import copy
 from typing import Any
 
-from thoonk_jobs import calls, request
+from thoonk_jobs import calls, news, request
 from thoonk_jobs.bells import Bells
 from thoonk_jobs.config import Config
 from thoonk_jobs.engine import Engine
@@ -52,6 +52,10 @@ class Session(ABC):
     @abstractmethod
     def listen(self, keys: QueueKeys, id: str, timeout: float | None) -> Any:
         """A step: answers a bell that rings at news of a job; its subscription is confirmed, if that is in time."""
+
+    @abstractmethod
+    def follow_events(self, keys: QueueKeys, bell: Any, patience: float) -> Any:
+        """A step: from its end on the bell rings at every event of a queue."""
 
     @abstractmethod
     def pause(self, bell: Any, timeout: float | None) -> Any:
@@ -145,6 +149,16 @@ class Session(ABC):
         """Whether anything in this process still waits for a job."""
         return self.bells.hangs(keys, id) or self.callbacks.expects(keys, id)
 
+    def unfollow(self, keys: QueueKeys, bell: Any) -> None:
+        """For flows: this bell is to ring at events no more."""
+        self.bells.take_down(keys, news.EVENTS, bell)
+        if not self.bells.hangs(keys, news.EVENTS):
+            self.engine.post(self._unfollow, keys)
+
+    def _unfollow(self, keys: QueueKeys) -> None:
+        if not self.bells.hangs(keys, news.EVENTS):  # else another one follows meanwhile
+            self.engine.unfollow(keys)
+
     def unlisten(self, keys: QueueKeys, id: str, bell: Any) -> None:
         """For flows: this wait is over; the server is told by and by, where no other goes on."""
         self.bells.take_down(keys, id, bell)
@@ -164,6 +178,10 @@ class Session(ABC):
         for id in stalls:
             self.bells.ring(keys, id)
         self.callbacks.news(keys, stalls)
+
+    def moved(self, keys: QueueKeys) -> None:
+        """Something happened in a queue that is followed."""
+        self.bells.ring(keys, news.EVENTS)
 
     def claim_lost(self, keys: QueueKeys, id: str, token: int) -> None:
         """This process lost a claim."""

@@ -1,0 +1,97 @@
+"""A subscription to the events of a queue, for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Self, cast
+
+from thoonk_jobs.aio_session import AsyncSession
+from thoonk_jobs.errors import BrokerUnavailable
+from thoonk_jobs.event import Event
+from thoonk_jobs.following import SubscriptionCore
+from thoonk_jobs.logs import log
+from thoonk_jobs.publication import Callback
+from thoonk_jobs.timing import LOOK_AGAIN
+
+if TYPE_CHECKING:
+    from thoonk_jobs.aio_queue import AsyncQueue
+
+
+class AsyncHandler(SubscriptionCore):
+    """Calls a function, which may be a coroutine function, for every event, in order; the bell of its subscription."""
+
+    def __init__(self, queue: AsyncQueue, name: str | None, handler: Callback) -> None:
+        super().__init__(queue, () if name is None else (name,), None, self)
+        self._handler = handler
+        self._session = cast(AsyncSession, queue.session)
+        self._telling = self._again = False
+
+    async def open(self) -> Self:
+        """Listens from here on."""
+        await self._session.follow(self._open())
+        return self
+
+    def set(self) -> None:
+        """There may be events."""
+        self._again = True
+        if not self._telling and not self._session.closed:
+            self._telling = True
+            self._session.engine.start(self._tell())
+
+    def clear(self) -> None:
+        """The look comes next."""
+        self._again = False
+
+    async def _tell(self) -> None:
+        try:
+            while self._again:
+                self._again = False
+                try:
+                    await self._session.follow(self._tell_all(self._handler))
+                except BrokerUnavailable as error:
+                    log.warning("callbacks_delayed", queue=self.queue, error=str(error))
+                    self._again = True
+                    await asyncio.sleep(LOOK_AGAIN)
+        finally:
+            self._telling = False
+
+    def stop(self) -> None:
+        """Calls the function no more."""
+        self._leave()
+
+
+class AsyncSubscription(SubscriptionCore):
+    """As `Subscription`, with `async for` and `async with`."""
+
+    def __init__(self, queue: AsyncQueue, names: Sequence[str], since: int | None) -> None:
+        super().__init__(queue, names, since, asyncio.Event())
+        self._do = queue.do
+
+    async def open(self) -> Self:
+        """Listens from here on; `AsyncQueue.subscribe` has done so."""
+        await self._do(self._open())
+        return self
+
+    async def get(self, timeout: Any = None) -> Event | None:
+        """As `Subscription.get`."""
+        return await self._do(self._get(timeout))
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        event = await self.get()
+        if event is None:
+            raise StopAsyncIteration
+        return event
+
+    async def close(self) -> None:
+        """As `Subscription.close`."""
+        self._leave()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.close()
