@@ -58,6 +58,7 @@ TABLE = {
     "working": "clients",
     "operating": "clients",
     "following": "clients",
+    "roster": "clients",
     "subscription": "clients",
     "aio_subscription": "clients",
     "alarm": "clients",

@@ -12,11 +12,13 @@ from thoonk_jobs import arguments, calls
 from thoonk_jobs.aio_claim import AsyncJob
 from thoonk_jobs.aio_queue import AsyncQueue
 from thoonk_jobs.aio_session import AsyncSession
+from thoonk_jobs.aio_subscription import AsyncEveryQueue
 from thoonk_jobs.config import Config
 from thoonk_jobs.errors import CLOSED, BrokerClosed, ThoonkError
 from thoonk_jobs.job import Stored
 from thoonk_jobs.keys import QueueKeys
 from thoonk_jobs.machine import State
+from thoonk_jobs.publication import Callback
 
 _brokers: weakref.WeakSet[AsyncBroker] = weakref.WeakSet()
 
@@ -94,6 +96,10 @@ class AsyncBroker:
     async def counts(self) -> dict[str, dict[State, int]]:
         """As `Broker.counts`."""
         return {name: await self.queue(name).counts() for name in await self.queues()}
+
+    async def on(self, event: str | None, handler: Callback) -> Callable[[], None]:
+        """As `Broker.on`; the handler may be a coroutine function. What it answers is called without await."""
+        return (await AsyncEveryQueue(self, event, handler).open()).stop
 
     async def ping(self) -> None:
         """As `Broker.ping`."""

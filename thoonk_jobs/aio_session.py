@@ -204,7 +204,7 @@ class AsyncSession(Session):
         bell = asyncio.Event()
         self.bells.hang(keys, id, bell)
         try:
-            await self._confirm(keys, self._engine.attended(keys), timeout)
+            await self._confirm(keys.queue, self._engine.attended(keys), timeout)
         except BrokerUnavailable:
             pass  # the time is over: the caller's last look tells
         except BaseException:
@@ -215,7 +215,7 @@ class AsyncSession(Session):
     def follow_events(self, keys: QueueKeys, bell: Any, patience: float) -> Step:
         """From its end on the bell rings at every event of a queue."""
         self.bells.hang(keys, news.EVENTS, bell)
-        return Step(lambda: self._confirm(keys, self._engine.followed(keys), patience))
+        return Step(lambda: self._confirm(keys.queue, self._engine.followed(keys), patience))
 
     def pause(self, bell: asyncio.Event, timeout: float | None) -> Step:
         """Waits until the bell rings, or the time is over."""
@@ -235,13 +235,17 @@ class AsyncSession(Session):
 
     def confirmed(self, keys: QueueKeys, patience: float) -> Step:
         """Attends to a queue; answers once the subscription is confirmed."""
-        return Step(lambda: self._confirm(keys, self._engine.attended(keys), patience))
+        return Step(lambda: self._confirm(keys.queue, self._engine.attended(keys), patience))
 
-    async def _confirm(self, keys: QueueKeys, work: Coroutine[Any, Any, None], patience: float | None) -> None:
+    async def confirm(self, work: Coroutine[Any, Any, None]) -> None:
+        """Does what a subscription needs."""
+        await self._confirm("*", work, self.config.patience)
+
+    async def _confirm(self, queue: str, work: Coroutine[Any, Any, None], patience: float | None) -> None:
         try:
             await asyncio.wait_for(work, patience)
         except TimeoutError:
-            raise no_subscription(keys, patience) from None
+            raise no_subscription(queue, patience) from None
         self.check_open()
 
     async def close(self) -> None:

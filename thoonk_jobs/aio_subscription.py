@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from thoonk_jobs.aio_session import AsyncSession
-from thoonk_jobs.errors import BrokerUnavailable
+from thoonk_jobs.errors import BrokerUnavailable, EventsLost
 from thoonk_jobs.event import Event
 from thoonk_jobs.following import SubscriptionCore
 from thoonk_jobs.logs import log
@@ -15,14 +15,15 @@ from thoonk_jobs.publication import Callback
 from thoonk_jobs.timing import LOOK_AGAIN
 
 if TYPE_CHECKING:
+    from thoonk_jobs.aio import AsyncBroker
     from thoonk_jobs.aio_queue import AsyncQueue
 
 
 class AsyncHandler(SubscriptionCore):
     """Calls a function, which may be a coroutine function, for every event, in order; the bell of its subscription."""
 
-    def __init__(self, queue: AsyncQueue, name: str | None, handler: Callback) -> None:
-        super().__init__(queue, () if name is None else (name,), None, self)
+    def __init__(self, queue: AsyncQueue, name: str | None, handler: Callback, since: int | None = None) -> None:
+        super().__init__(queue, () if name is None else (name,), since, self)
         self._handler = handler
         self._session = cast(AsyncSession, queue.session)
         self._telling = self._again = False
@@ -95,3 +96,51 @@ class AsyncSubscription(SubscriptionCore):
 
     async def __aexit__(self, *error: object) -> None:
         await self.close()
+
+
+class AsyncEveryQueue:
+    """As `EveryQueue`."""
+
+    def __init__(self, broker: AsyncBroker, name: str | None, handler: Callback) -> None:
+        self._broker, self._name, self._handler = broker, name, handler
+        self._session = broker.session
+        self._lock = asyncio.Lock()
+        self._handlers: dict[str, AsyncHandler] = {}
+        self._names: list[str] = []
+        self._open = False
+
+    async def open(self) -> Self:
+        """Listens from here on."""
+        await self._session.confirm(self._session.engine.roster.follow(self._changed))
+        async with self._lock:
+            for queue in self._names:
+                self._handlers[queue] = await self._listen(queue, None)
+            self._open = True
+        await self._meet()
+        return self
+
+    async def _listen(self, queue: str, since: int | None) -> AsyncHandler:
+        return await AsyncHandler(self._broker.queue(queue), self._name, self._handler, since).open()
+
+    def _changed(self, names: list[str]) -> None:
+        self._names = names
+        if self._open:
+            self._session.engine.start(self._meet())
+
+    async def _meet(self) -> None:
+        """Of a new queue all events are told, from its first."""
+        async with self._lock:
+            for queue in self._handlers.keys() - set(self._names):
+                self._handlers.pop(queue).stop()
+            for queue in [queue for queue in self._names if queue not in self._handlers and self._open]:
+                try:
+                    self._handlers[queue] = await self._listen(queue, 0)
+                except EventsLost as lost:
+                    self._handlers[queue] = await self._listen(queue, lost.seq)
+
+    def stop(self) -> None:
+        """Calls the function no more."""
+        self._session.engine.roster.leave(self._changed)
+        self._open = False
+        for handler in self._handlers.values():
+            handler.stop()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from thoonk_jobs import calls, news
 from thoonk_jobs.alarm import Alarm
@@ -14,7 +14,6 @@ from thoonk_jobs.ids import new_id
 from thoonk_jobs.keys import QueueKeys
 from thoonk_jobs.line import Demand, Line
 from thoonk_jobs.request import Probe, Reply
-from thoonk_jobs.stream import Stream
 from thoonk_jobs.timing import LOOK_AGAIN, PACE, PROBE_BACK, PROBE_EVERY
 
 if TYPE_CHECKING:
@@ -30,38 +29,23 @@ class Attention:
         self.alarm = Alarm(self._rang)
         self.confirmed = asyncio.Event()
         self.failure: Exception | None = None
+        self.follows = False
         self._engine = engine
         self._nonce = ""
         self._settled = 0.0
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._replied: tuple[int, int] | None = None
         self._probed: Probe | None = None
-        self._following: asyncio.Future[Any] | None = None
 
     @property
     def channels(self) -> tuple[str, ...]:
         """What this process hears of the queue."""
         own = (self.keys.process_channel(self._engine.process), self.keys.alarm_channel)
-        return own if self._following is None else (*own, self.keys.events_channel)
-
-    async def follow(self, stream: Stream) -> None:
-        """Returns once this process hears of all that happens. Raises the connection's error if it breaks before."""
-        if self._following is None:
-            self._following = stream.subscribe(self.keys.events_channel)
-        await asyncio.shield(self._following)
-
-    def unfollow(self, stream: Stream | None) -> None:
-        """Nobody wants to hear of all that happens any more."""
-        if self._following and stream and not stream.closed:
-            stream.unsubscribe(self.keys.events_channel)
-        self._following = None
+        return (*own, self.keys.events_channel) if self.follows else own
 
     def begin(self) -> None:
         """The subscription is confirmed, for the first time or again: what was told before may be lost."""
         self.failure = None
-        if self._following:
-            self._following = self._engine.loop.create_future()
-            self._following.set_result(None)
         self.confirmed.set()
         self.line.missed()
         if not self.line.waiting:

@@ -50,7 +50,7 @@ class QueueBase:
     @property
     def patience(self) -> float:
         """Seconds that a subscription may take to be confirmed."""
-        return max(5.0, self._broker.config.retry_for)
+        return self._broker.config.patience
 
     def make_job(self, id: str, stored: Stored | None) -> Any:
         """A snapshot, of the kind that this queue hands out."""

@@ -140,7 +140,7 @@ class BlockingSession(Session):
     def follow_events(self, keys: QueueKeys, bell: Any, patience: float) -> Step:
         """From its end on the bell rings at every event of a queue."""
         self.bells.hang(keys, news.EVENTS, bell)
-        return Step(lambda: self._confirm(keys, self.engine.followed(keys), patience))
+        return Step(lambda: self._confirm(keys.queue, self.engine.followed(keys), patience))
 
     def pause(self, bell: threading.Event, timeout: float | None) -> Step:
         """Waits until the bell rings, or the time is over."""
@@ -166,15 +166,19 @@ class BlockingSession(Session):
         engine = self.engine
         if self.hears(keys):
             return
-        self._confirm(keys, engine.attended(keys), patience)
+        self._confirm(keys.queue, engine.attended(keys), patience)
 
-    def _confirm(self, keys: QueueKeys, work: Coroutine[Any, Any, None], patience: float | None) -> None:
+    def confirm(self, work: Coroutine[Any, Any, None]) -> None:
+        """Does what a subscription needs, in the loop of the engine, and waits for its end."""
+        self._confirm("*", work, self.config.patience)
+
+    def _confirm(self, queue: str, work: Coroutine[Any, Any, None], patience: float | None) -> None:
         waiting = asyncio.run_coroutine_threadsafe(work, self.engine.loop)
         try:
             waiting.result(_span(patience))
         except TimeoutError:
             waiting.cancel()
-            raise no_subscription(keys, patience) from None
+            raise no_subscription(queue, patience) from None
         except CancelledError:
             self.check_open()
             raise

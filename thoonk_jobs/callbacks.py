@@ -9,7 +9,6 @@ from queue import SimpleQueue
 from thoonk_jobs.drive import Wire
 from thoonk_jobs.errors import BrokerClosed, BrokerUnavailable, ThoonkError
 from thoonk_jobs.expected import Expectations, Expected, MakeJob, Stalls
-from thoonk_jobs.flows import Flow
 from thoonk_jobs.keys import QueueKeys
 from thoonk_jobs.logs import log
 from thoonk_jobs.publication import Callbacks
@@ -50,10 +49,10 @@ class CallbackThread(Expectations):
                 self._thread = threading.Thread(target=self._run, name="thoonk-callbacks", daemon=True)
                 self._thread.start()
 
-    def tell_by_and_by(self, telling: Callable[[], Flow[None]]) -> None:
-        """Has a conversation that calls back, on this thread; again, where the server does not answer."""
+    def do_by_and_by(self, work: Callable[[], None]) -> None:
+        """Does something on this thread; again, where the server does not answer."""
         self.start()
-        self._work.put(lambda: self._wire.follow(telling()))
+        self._work.put(work)
 
     def join(self, timeout: float | None) -> bool:
         """Waits until every on_finish was called or its job is stalled; False when the time was over first."""

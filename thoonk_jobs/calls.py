@@ -248,17 +248,24 @@ def delete(keys: QueueKeys) -> Call[int]:
     return Call(SCRIPTS["delete"], keys, (), int)
 
 
-def enter(keys: QueueKeys) -> tuple[Command[None], ...]:
-    """Enters the queue in the list of queues, and the layout version where there is none yet."""
-    return (
-        Command(("SET", layout_key(keys.namespace), LAYOUT_VERSION, "NX"), lambda _: None),
-        Command(("SADD", queues_key(keys.namespace), encode(keys.queue)), lambda _: None),
-    )
+def lay_out(keys: QueueKeys) -> Command[None]:
+    """Notes the layout version of the namespace where there is none yet."""
+    return Command(("SET", layout_key(keys.namespace), LAYOUT_VERSION, "NX"), lambda _: None)
 
 
-def leave(keys: QueueKeys) -> Command[None]:
-    """Takes the queue out of the list of queues."""
-    return Command(("SREM", queues_key(keys.namespace), encode(keys.queue)), lambda _: None)
+def enter(keys: QueueKeys) -> Command[bool]:
+    """Enters the queue in the list of queues; answers whether that changed it."""
+    return Command(("SADD", queues_key(keys.namespace), encode(keys.queue)), bool)
+
+
+def leave(keys: QueueKeys) -> Command[bool]:
+    """Takes the queue out of the list of queues; answers whether that changed it."""
+    return Command(("SREM", queues_key(keys.namespace), encode(keys.queue)), bool)
+
+
+def announce(keys: QueueKeys) -> Command[None]:
+    """Tells those who follow the list of queues that it changed."""
+    return Command(("SPUBLISH", queues_key(keys.namespace), ""), lambda _: None)
 
 
 def queues(namespace: str) -> Command[list[str]]:

@@ -16,7 +16,9 @@ from thoonk_jobs.errors import CLOSED, BrokerClosed
 from thoonk_jobs.job import Stored
 from thoonk_jobs.keys import QueueKeys
 from thoonk_jobs.machine import State
+from thoonk_jobs.publication import Callback
 from thoonk_jobs.queue import Queue
+from thoonk_jobs.subscription import EveryQueue
 
 _brokers: weakref.WeakSet[Broker] = weakref.WeakSet()
 
@@ -88,6 +90,10 @@ class Broker:
     def counts(self) -> dict[str, dict[State, int]]:
         """How many jobs are in each state of each queue."""
         return {name: self.queue(name).counts() for name in self.queues()}
+
+    def on(self, event: str | None, handler: Callback) -> Callable[[], None]:
+        """As `Queue.on`, for every queue; of one that comes later all events are told, from its first."""
+        return EveryQueue(self, event, handler).stop
 
     def ping(self) -> None:
         """Returns when the server answered. Raises BrokerUnavailable, ConfigError or IncompatibleServer."""

@@ -52,6 +52,11 @@ class Config:
         """Whether the server is the private one that this library starts."""
         return self.server_url is None
 
+    @property
+    def patience(self) -> float:
+        """Seconds that a subscription may take to be confirmed."""
+        return max(5.0, self.retry_for)
+
     @classmethod
     def make(
         cls,

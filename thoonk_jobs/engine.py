@@ -15,11 +15,12 @@ from thoonk_jobs.attention import Attention
 from thoonk_jobs.commit import GroupCommit
 from thoonk_jobs.config import Config
 from thoonk_jobs.elapsed import Elapsed
-from thoonk_jobs.errors import CLOSED, CLOSED_MEANWHILE, BrokerClosed, BrokerUnavailable, ConfigError, ThoonkError
+from thoonk_jobs.errors import CLOSED, CLOSED_MEANWHILE, BrokerClosed, ThoonkError
 from thoonk_jobs.faults import FIRST_PAUSE, LONGEST_PAUSE, Asked
 from thoonk_jobs.keys import QueueKeys
 from thoonk_jobs.logs import log
 from thoonk_jobs.request import Call, Command, Reply
+from thoonk_jobs.roster import Roster
 from thoonk_jobs.server import Server
 from thoonk_jobs.stream import Stream
 from thoonk_jobs.timing import LOOK_AGAIN
@@ -47,6 +48,7 @@ class Engine:
         self._attended: dict[str, Attention] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._reconnecting: asyncio.Task[Any] | None = None
+        self.roster = Roster(self, config.namespace)
         self._commit = GroupCommit(self._run, self.start)
 
     def start(self, work: Coroutine[Any, Any, Any]) -> None:
@@ -141,12 +143,13 @@ class Engine:
                 raise BrokerClosed(CLOSED)
             for attention in self._attended.values():
                 self._subscribe(stream, attention)
+            self.roster.begin(stream)
             return stream
 
     def _lost(self, error: Exception) -> None:
         for attention in self._attended.values():
             attention.confirmed.clear()
-        if self._attended and not self.closed:
+        if (self._attended or self.roster) and not self.closed:
             log.info("subscription_lost", error=str(error))
             self._reconnect()
 
@@ -156,22 +159,16 @@ class Engine:
 
     async def _connect_again(self) -> None:
         pause = FIRST_PAUSE
-        while not self.closed and self._attended:
+        while not self.closed and (self._attended or self.roster):
             try:
                 await self._connected()
                 return
             except (*faults.BROKEN, ThoonkError) as error:
-                if failure := self._hopeless(error):
+                if failure := faults.hopeless(error, self._config):
                     for attention in self._attended.values():
                         attention.fail(failure)
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
-
-    def _hopeless(self, error: Exception) -> Exception | None:
-        if faults.code_of(error) in faults.FORBIDDEN:
-            return ConfigError(f"the server lets this user not subscribe: {error}; allow its channels")
-        failure = faults.final(error, self._config, calls.ping())
-        return None if isinstance(failure, BrokerUnavailable) else failure
 
     # Subscriptions.
 
@@ -203,19 +200,26 @@ class Engine:
 
     async def followed(self, keys: QueueKeys) -> None:
         """As `attended`; from now on this process hears of all that happens in a queue, too."""
+        await self.attended(keys)
+        self.attend(keys).follows = True  # a new connection begins with its channel, too
+        await self.subscribed(keys.events_channel)
+
+    async def subscribed(self, channel: str) -> None:
+        """Returns once this process hears a channel. Raises ConfigError where it may not."""
         while True:
-            await self.attended(keys)
-            attention, stream = self._attended.get(keys.base), self._stream
-            if attention and stream:
-                try:
-                    return await attention.follow(stream)
-                except faults.BROKEN:
-                    pass  # the next connection begins with all channels
+            try:
+                return await (await self._connected()).subscribe(channel)  # type: ignore[no-any-return]
+            except faults.BROKEN as error:
+                if failure := faults.hopeless(error, self._config):
+                    raise failure from None
+                await asyncio.sleep(LOOK_AGAIN)
 
     def unfollow(self, keys: QueueKeys) -> None:
         """Nobody in this process wants to hear all that happens in a queue any more."""
         if attention := self._attended.get(keys.base):
-            attention.unfollow(self._stream)
+            attention.follows = False
+            if self._stream and not self._stream.closed:
+                self._stream.unsubscribe(keys.events_channel)
 
     def _subscribe(self, stream: Stream, attention: Attention) -> None:
         if stream.closed or self._attended.get(attention.keys.base) is not attention:
@@ -227,7 +231,7 @@ class Engine:
         if future.cancelled() or self._attended.get(attention.keys.base) is not attention:
             return
         if error := future.exception():
-            if isinstance(error, Exception) and (failure := self._hopeless(error)):
+            if isinstance(error, Exception) and (failure := faults.hopeless(error, self._config)):
                 attention.fail(failure)
             else:
                 self.loop.call_later(LOOK_AGAIN, self._subscribe, stream, attention)
@@ -253,11 +257,12 @@ class Engine:
             self.attend(keys)
 
     def _hear(self, message: list[Any]) -> None:
-        base, _, channel = message[1].decode().rpartition("}")
-        attention = self._attended.get(base + "}")
-        if attention is None:
-            return
-        attention.heard(channel, message[2])
+        channel = message[1].decode()
+        base, _, kind = channel.rpartition("}")
+        if channel == self.roster.channel:
+            self.roster.heard()
+        elif attention := self._attended.get(base + "}"):
+            attention.heard(kind, message[2])
 
     # The end.
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import redis
 
+from thoonk_jobs import calls
 from thoonk_jobs.config import Config
 from thoonk_jobs.errors import BrokerUnavailable, ConfigError, ThoonkError
 from thoonk_jobs.request import Call, Command
@@ -50,6 +51,14 @@ def final(error: Exception, config: Config, asked: Asked) -> Exception | None:
     if isinstance(error, redis.ResponseError) and code not in PASSING:
         return ThoonkError(f"{config.url} did not understand: {error}; is it a Redis or Valkey server?")
     return None
+
+
+def hopeless(error: Exception, config: Config) -> Exception | None:
+    """Why there never will be a subscription; None where there may be one yet."""
+    if code_of(error) in FORBIDDEN:
+        return ConfigError(f"the server lets this user not subscribe: {error}; allow its channels")
+    failure = final(error, config, calls.ping())
+    return None if isinstance(failure, BrokerUnavailable) else failure
 
 
 def unavailable(error: Exception, config: Config, asked: Asked) -> BrokerUnavailable:

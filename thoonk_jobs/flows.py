@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from itertools import count
 from typing import Any, Protocol, TypeVar
 
 from thoonk_jobs import calls, request
-from thoonk_jobs.errors import BrokerUnavailable
+from thoonk_jobs.errors import BrokerUnavailable, ConfigError
 from thoonk_jobs.job import Stored
 from thoonk_jobs.keys import QueueKeys
 from thoonk_jobs.machine import LIVE, State
-from thoonk_jobs.request import AT_ONCE, Call, Look
+from thoonk_jobs.request import AT_ONCE, Call, Command, Look
 from thoonk_jobs.timing import LOOK_AGAIN
 
 T = TypeVar("T")
@@ -139,9 +140,16 @@ def operate_on_all(keys: QueueKeys, verb: str, state: State) -> Flow[int]:
     return done
 
 
+def listed(keys: QueueKeys, command: Command[bool]) -> Flow[None]:
+    """Changes the list of queues. Whom nobody may tell, for want of a permission, sees it by and by."""
+    if (yield command):
+        with suppress(ConfigError):
+            yield calls.announce(keys)
+
+
 def delete_queue(keys: QueueKeys) -> Flow[None]:
     """Retracts what lives, then removes every key."""
-    yield calls.leave(keys)
+    yield from listed(keys, calls.leave(keys))
     while (yield calls.delete(keys)):
         for state in LIVE:
             yield from operate_on_all(keys, "retract", state)

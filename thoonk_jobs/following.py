@@ -1,4 +1,4 @@
-"""Following the events of a queue, as flows for both clients: the log is read; a notice says only that there is more."""
+"""Following the events of a queue, as flows for both clients: a notice says that there is more, the log is read."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from copy import copy
 from typing import Any
 
-from thoonk_jobs import calls, news, request
+from thoonk_jobs import calls, flows, news, request
 from thoonk_jobs.bells import Bells
 from thoonk_jobs.config import Config
 from thoonk_jobs.engine import Engine
@@ -112,7 +112,8 @@ class Session(ABC):
             return
         self._entering.add(keys.base)
         try:
-            yield from calls.enter(keys)
+            yield calls.lay_out(keys)
+            yield from flows.listed(keys, calls.enter(keys))
             self._entered.add(keys.base)
         finally:
             self._entering.discard(keys.base)
@@ -198,9 +199,9 @@ class Session(ABC):
         return self.bells.hang_for(keys) or self.callbacks.expects_of(keys) or self.leases.holds(keys)
 
 
-def no_subscription(keys: QueueKeys, patience: float | None) -> BrokerUnavailable:
+def no_subscription(queue: str, patience: float | None) -> BrokerUnavailable:
     """The error for a subscription that was not confirmed in time."""
-    return BrokerUnavailable(f"no subscription to queue {keys.queue!r} in {patience:g} s; is the server up?")
+    return BrokerUnavailable(f"no subscription to queue {queue!r} in {patience:g} s; is the server up?")
 
 
 def verb_result(refusals: list[Any]) -> None:

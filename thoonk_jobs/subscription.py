@@ -6,38 +6,39 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from thoonk_jobs.callbacks import CallbackThread
+from thoonk_jobs.blocking import BlockingSession
+from thoonk_jobs.errors import EventsLost
 from thoonk_jobs.event import Event
-from thoonk_jobs.flows import Flow
 from thoonk_jobs.following import SubscriptionCore
 from thoonk_jobs.publication import Callback
 
 if TYPE_CHECKING:
+    from thoonk_jobs.client import Broker
     from thoonk_jobs.queue import Queue
 
 
 class Handler(SubscriptionCore):
     """Calls a function for every event, on the thread of the callbacks; stands for the bell of its subscription."""
 
-    def __init__(self, queue: Queue, name: str | None, handler: Callback) -> None:
-        super().__init__(queue, () if name is None else (name,), None, self)
+    def __init__(self, queue: Queue, name: str | None, handler: Callback, since: int | None = None) -> None:
+        super().__init__(queue, () if name is None else (name,), since, self)
         self._handler = handler
-        self._callbacks = cast(CallbackThread, queue.session.callbacks)
+        self._session = cast(BlockingSession, queue.session)
         self._rung = threading.Lock()
         queue.do(self._open())
 
     def set(self) -> None:
         """There may be events. Those that come until they are read are read together."""
         if self._rung.acquire(blocking=False):
-            self._callbacks.tell_by_and_by(self._tell)
+            self._session.callbacks.do_by_and_by(self._tell)
 
     def clear(self) -> None:
         """The look comes next."""
 
-    def _tell(self) -> Flow[None]:
+    def _tell(self) -> None:
         if self._rung.locked():
             self._rung.release()
-        return self._tell_all(self._handler)
+        self._session.follow(self._tell_all(self._handler))
 
     def stop(self) -> None:
         """Calls the function no more."""
@@ -83,3 +84,45 @@ class Subscription(SubscriptionCore):
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+class EveryQueue:
+    """A handler on every queue, those that come later too."""
+
+    def __init__(self, broker: Broker, name: str | None, handler: Callback) -> None:
+        self._broker, self._name, self._handler = broker, name, handler
+        self._session = broker.session
+        self._lock = threading.Lock()
+        self._handlers: dict[str, Handler] = {}
+        self._names: list[str] = []
+        self._open = False
+        self._session.confirm(self._session.engine.roster.follow(self._changed))
+        with self._lock:
+            for queue in self._names:
+                self._handlers[queue] = Handler(broker.queue(queue), name, handler)
+            self._open = True
+        self._meet()
+
+    def _changed(self, names: list[str]) -> None:
+        self._names = names
+        if self._open:
+            self._session.callbacks.do_by_and_by(self._meet)
+
+    def _meet(self) -> None:
+        """Of a new queue all events are told, from its first."""
+        with self._lock:
+            for queue in self._handlers.keys() - set(self._names):
+                self._handlers.pop(queue).stop()
+            for queue in [queue for queue in self._names if queue not in self._handlers and self._open]:
+                try:
+                    self._handlers[queue] = Handler(self._broker.queue(queue), self._name, self._handler, 0)
+                except EventsLost as lost:
+                    self._handlers[queue] = Handler(self._broker.queue(queue), self._name, self._handler, lost.seq)
+
+    def stop(self) -> None:
+        """Calls the function no more."""
+        engine = self._session.engine
+        engine.post(engine.roster.leave, self._changed)
+        self._open = False
+        for handler in list(self._handlers.values()):
+            handler.stop()
