@@ -21,6 +21,7 @@ from thoonk_jobs import (
     AsyncClaim,
     AsyncJob,
     AsyncQueue,
+    AsyncSubscription,
     Broker,
     Claim,
     Job,
@@ -28,6 +29,7 @@ from thoonk_jobs import (
     Publish,
     PublishFailed,
     Queue,
+    Subscription,
 )
 from thoonk_jobs.aio_session import AsyncSession
 from thoonk_jobs.blocking import BlockingSession
@@ -39,6 +41,7 @@ STANDS_FOR: dict[type, type] = {
     AsyncJob: Job,
     AsyncClaim: Claim,
     AsyncSession: BlockingSession,
+    AsyncSubscription: Subscription,
 }
 CALLBACKS = {"on_finish", "on_stall", "on_progress"}
 
@@ -70,6 +73,15 @@ class Facade:
 
     def __exit__(self, *error: Any) -> None:
         self._facade.run(self._real.__aexit__(*error))
+
+    def __iter__(self) -> Facade:
+        return self
+
+    def __next__(self) -> Any:
+        try:
+            return self._facade.run(self._real.__anext__())
+        except StopAsyncIteration:
+            raise StopIteration from None
 
     def __eq__(self, other: object) -> bool:
         return bool(self._real == unwrapped(other))
@@ -140,6 +152,8 @@ class LoopThread:
     def call(self, method: Callable[..., Any], *args: Any, **options: Any) -> Any:
         if method.__name__ == "publish_many":
             args = ([self._given(job) for job in args[0]], *args[1:])
+        if method.__name__ == "on":
+            args = (args[0], self._coroutine_function(args[1]))
         args = tuple(map(unwrapped, args))
         options = {name: self._option(name, value) for name, value in options.items()}
         if inspect.iscoroutinefunction(method):
@@ -167,6 +181,8 @@ class LoopThread:
             return Facade(self, value)
         if type(value) is list:
             return [self.wrapped(one) for one in value]
+        if inspect.ismethod(value):  # what ends the calls of a handler
+            return lambda: self.evaluate(value)
         if type(value) is Page:
             return Page(self.wrapped(value.jobs), value.cursor)
         return value

@@ -31,6 +31,7 @@ class AsyncHandler(SubscriptionCore):
     async def open(self) -> Self:
         """Listens from here on."""
         await self._session.follow(self._open())
+        self.set()  # for what was before
         return self
 
     def set(self) -> None:

@@ -133,6 +133,8 @@ class Attention:
     def _compare(self, probe: Probe) -> None:
         """With the probe before: all data may be gone, or a notice may have been lost."""
         known, self._probed = self._probed, probe
+        if self.follows and known and known.event != probe.event:
+            self._engine.listener.moved(self.keys)
         if known and (known.born != probe.born or (known.event != probe.event and probe.unheard)):
             self._engine.listener.may_have_missed(self.keys)
 

@@ -26,6 +26,7 @@ class Handler(SubscriptionCore):
         self._session = cast(BlockingSession, queue.session)
         self._rung = threading.Lock()
         queue.do(self._open())
+        self.set()  # for what was before
 
     def set(self) -> None:
         """There may be events. Those that come until they are read are read together."""
