@@ -60,7 +60,7 @@ with Broker(sys.argv[1], namespace=sys.argv[2]) as broker:
 
 
 def test_b2_the_callback_is_called_when_everybody_can_read_the_completion(queue, elsewhere):
-    """The order of callback and TASK_DONE at subscribers comes with the part about events."""
+    """The order of callback and TASK_DONE at subscribers is in test_event_scenarios.py."""
     read: queues.SimpleQueue[Job] = queues.SimpleQueue()
     queue.publish("letter", on_finish=lambda job: read.put(elsewhere.job(job.id)))
 

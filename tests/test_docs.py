@@ -30,9 +30,12 @@ def test_every_row_and_every_block_is_in_statemachine_md():
     assert [name for name in document.BLOCKS if f"<!-- made: {name} -->" not in text] == []
 
 
+EVENTS = ["weighed True 350", "TASK_DONE True None", "['TASK_CLAIMED', 'weighed', 'TASK_DONE']"]
+
+
 def test_the_code_of_the_readme_runs_as_it_stands(folder: Path):
     """The publisher and the worker as two processes, at once; what follows when both have ended."""
-    publisher, worker, further, loop, limits = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    publisher, worker, further, loop, events, limits = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     environ = {**os.environ, "THOONK_HOME": str(folder)}
     environ.pop("THOONK_URL", None)
 
@@ -49,6 +52,8 @@ def test_the_code_of_the_readme_runs_as_it_stands(folder: Path):
         assert (told.splitlines(), trouble) == (["letter-7 1", "retracted"], "")
         told, trouble = start(loop).communicate(timeout=60)
         assert (told.splitlines(), trouble) == (["328350"], "")
+        told, trouble = start(events).communicate(timeout=60)
+        assert (told.splitlines(), trouble) == (EVENTS, "")
         told, trouble = start(limits).communicate(timeout=60)
         first, *rest = told.splitlines()
         assert re.fullmatch(r"\{'month': 'May'\} \['.{16}'\]", first)

@@ -18,6 +18,14 @@ PRINTED = {
 /news/1 has 1 links
 /news/2 has 0 links
 """,
+    "events": """\
+TASK_AVAILABLE publish
+TASK_CLAIMED   claim
+TASK_PROGRESS  {'value': 1, 'total': 2, 'message': 'onions are cut'}
+tasted         {'salt': 'more'}
+TASK_DONE      finish
+done, before we listened: True
+""",
     "hello": """\
 ann -> hello, ann
 bob -> hello, bob

@@ -134,7 +134,7 @@ def test_t6_get_with_a_timeout_of_one_second_ends_after_one_second(queue):
 
 
 def test_t7_a_listener_hears_queue_id_and_result_of_a_finish_within_a_second(queue, elsewhere):
-    """As `on_finish` of the publisher; listeners of a whole queue come with the part about events."""
+    """As `on_finish` of the publisher; listeners of a whole queue are in test_event_scenarios.py."""
     heard: queues.SimpleQueue[Job] = queues.SimpleQueue()
     queue.publish("letter", id="l1", on_finish=heard.put)
 
@@ -153,7 +153,7 @@ def test_t9_jobs_come_in_the_order_in_which_they_were_put(queue):
 
 
 def test_t10_a_queue_is_listed_by_its_name_from_its_first_publish_until_it_is_deleted(broker, queue):
-    """The list of queues stands for the create and delete notices; handlers and their removal come with events."""
+    """The list of queues stands for the create and delete notices; handlers are in test_event_scenarios.py."""
     listed = [broker.queues()]
     queue.publish("letter")
     listed.append(broker.queues())
@@ -359,7 +359,7 @@ def test_t26_ids_lists_every_live_state_and_no_finished_job(queue):
 
 
 def test_t29_each_move_of_a_job_is_logged_once_in_order(queue, client):
-    """Read from the log of the queue; subscribers by name and to all come with the part about events."""
+    """Read from the log of the queue; subscribers by name and to all are in test_event_scenarios.py."""
     job = queue.publish("letter")
     taken(queue).cancel()
     taken(queue).stall()
