@@ -30,7 +30,7 @@ def test_every_row_and_every_block_is_in_statemachine_md():
     assert [name for name in document.BLOCKS if f"<!-- made: {name} -->" not in text] == []
 
 
-EVENTS = ["weighed True 350", "TASK_DONE True None", "['TASK_CLAIMED', 'weighed', 'TASK_DONE']"]
+EVENTS = ["weighed True 350", "TASK_DONE True None", "TASK_CLAIMED weighed TASK_DONE"]
 
 
 def test_the_code_of_the_readme_runs_as_it_stands(folder: Path):
