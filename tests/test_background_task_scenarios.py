@@ -16,8 +16,7 @@ from collections import defaultdict
 from typing import Any
 
 import pytest
-import redis
-from helpers import SOON, Heard, in_thread, taken, until, waiting
+from helpers import SOON, Heard, count_of_commands, in_thread, quiet, taken, until, waiting
 
 from thoonk_jobs import (
     BrokerClosed,
@@ -34,18 +33,6 @@ from thoonk_jobs import (
 pytestmark = pytest.mark.asyncio_on("valkey")
 
 MIB = 1024 * 1024
-
-
-def count_of_commands(client: redis.Redis) -> int:
-    """How many commands the server was ever sent, this one not counted."""
-    return int(client.info("stats")["total_commands_processed"])
-
-
-def quiet(client: redis.Redis) -> bool:
-    """Whether nobody sends anything."""
-    before = count_of_commands(client)
-    time.sleep(0.1)
-    return count_of_commands(client) == before + 1
 
 
 WORKER = """
