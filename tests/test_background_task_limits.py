@@ -57,7 +57,9 @@ def test_b21_two_tasks_of_one_key_that_may_have_two_are_both_completed(broker, q
 def test_b22_a_task_of_a_blacklisted_key_is_refused_with_the_reason_and_the_seconds_that_remain(queue, elsewhere):
     elsewhere.block("ann@example.com", 3600, "mail bounces")
 
-    with pytest.raises(KeyBlocked, match=r"'ann@example.com' is blocked for 3[56]\d\d.* s more: mail bounces") as refused:
+    with pytest.raises(
+        KeyBlocked, match=r"'ann@example.com' is blocked for 3[56]\d\d.* s more: mail bounces"
+    ) as refused:
         queue.publish("letter", key="ann@example.com")
 
     assert refused.value.reason == "mail bounces"
