@@ -1,4 +1,4 @@
-"""Limits on running and pending jobs, of the queue, of each key, of one key: set, changed and lifted while jobs wait."""
+"""Limits on running and pending jobs, of the queue, of each key, of one key: set, changed, lifted while jobs wait."""
 
 from __future__ import annotations
 
