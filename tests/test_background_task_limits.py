@@ -220,7 +220,7 @@ def test_b55_the_slot_of_a_killed_creator_is_free_when_the_time_of_its_task_is_o
     with pytest.raises(LimitReached):
         queue.publish("another", key="ann")
 
-    clock.advance(61)
+    clock.advance(60 + SOON)
     assert queue.get(timeout=0) is None
 
     assert queue.job(left_behind).outcome is Outcome.EXPIRED
