@@ -355,6 +355,41 @@ def test_a_publisher_that_is_answered_with_a_stalled_job_hears_that_and_later_it
     assert (len(stalled.jobs), len(finished.jobs)) == (1, 1)
 
 
+def work_until_told(queue: Queue) -> None:
+    """A worker that gives every fifth claim back."""
+    at = 0
+    while (claim := queue.get()).data != "leave":
+        at += 1
+        claim.finish() if at % 5 else claim.cancel()
+    claim.finish()
+
+
+def test_in_a_storm_each_publisher_hears_once_of_the_job_that_it_was_answered_with(connect, queue):
+    hears: dict[str, list[Heard]] = {}
+
+    def publish(place: Queue, turn: int) -> None:
+        for n in range(40):
+            heard, unique = Heard(), Unique(f"name {n % 3}", ("return", "replace")[(turn + n) % 2], until="claimed")
+            job = place.publish([turn, n], unique=unique, keep=(0, None)[n % 2], on_finish=heard)
+            hears.setdefault(job.id, []).append(heard)
+
+    with connect() as one, connect() as other:
+        workers = [in_thread(lambda: work_until_told(queue)) for _ in range(2)]
+        ends = [
+            in_thread(lambda turn=turn: publish((one, other)[turn % 2].queue("letters"), turn)) for turn in range(4)
+        ]
+        assert [end.get(timeout=SOON) for end in ends] == [None] * 4
+        for place in (one, other):
+            place.join(timeout=SOON)
+        queue.publish_many(["leave"] * 2)
+        assert [worker.get(timeout=SOON) for worker in workers] == [None] * 2
+
+    assert sum(map(len, hears.values())) == 160
+    assert len(hears) < 160, "nobody was answered with the job of another"
+    for id, those in hears.items():
+        assert [[job.id for job in heard.jobs] for heard in those] == [[id]] * len(those)
+
+
 @pytest.mark.blocking_only
 @pytest.mark.parametrize("keep", [0, None])
 def test_an_end_that_comes_before_publish_returned_is_heard_also_when_the_job_is_another(
