@@ -94,6 +94,7 @@ def test_d20_waiting_jobs_of_one_resource_run_in_the_order_of_their_submission(b
         assert numbers == sorted(numbers)
 
 
+@pytest.mark.blocking_only
 def test_a_job_whose_resource_is_busy_costs_no_command_while_it_waits(queue, elsewhere, client):
     """There it was pushed back and popped again, some 11 500 commands a second."""
     queue.publish_many(range(2), key="file")

@@ -389,7 +389,7 @@ def test_a_limited_queue_that_is_idle_sends_nothing(queue, elsewhere, client):
 
     before = count_of_commands(client)
     with pytest.raises(queues.Empty):
-        got.get(timeout=0.4)
+        got.get(timeout=0.3)
     asked_for_info = 1
     assert count_of_commands(client) - before == asked_for_info
 
