@@ -52,11 +52,25 @@ local function park(id, held)
   T.move(id, 'park')
 end
 
+-- The last id of those that have a slot, did not start yet and are less urgent than this job.
+local function less_urgent(job, held)
+  if held == 1 then
+    local above = string.format('(%.17g', -job[PRIORITY])
+    local last = redis.call('ZREVRANGEBYSCORE', K.available, '+inf', above, 'LIMIT', 0, 1)[1]
+    return last and string.sub(last, 9)
+  end
+  local prefix = T.frame(job[KEY]) .. 'r'
+  local above = '(' .. prefix .. T.sortable(-job[PRIORITY]) .. '\255'
+  local last = redis.call('ZREVRANGEBYLEX', K.keyed, '(' .. prefix .. '\255\255', above, 'LIMIT', 0, 1)[1]
+  return last and string.sub(last, #prefix + 17)
+end
+
 -- A less urgent job that did not start yet gives its slot to this one, if there is one.
 local function make_room(job, held)
   if T.least < job[PRIORITY] or next(T.freed) then T.commit() end
-  local last = last_available(held == 2 and job[KEY] or '', 1)[1]
-  if not last or T.jobs[last][PRIORITY] >= job[PRIORITY] then return held end
+  local last = less_urgent(job, held)
+  if not last then return held end
+  T.load({last})
   park(last, held)
   T.least = -math.huge
   return wanting(job)
@@ -122,10 +136,12 @@ local function next_of_keys(keys)
   local ready = {}
   for key in pairs(keys) do
     local room, left = key ~= '' and T.room(key) or 0, T.budget - #ready
-    local ids = line(key, math.min(room, left))
+    local most = math.min(room, left)
+    local ids = most > 0 and of_key(key, 'w', most) or {}
     for _, id in ipairs(ids) do ready[#ready + 1] = id end
     if #ids == left and room > left then T.later('k' .. key) end
   end
+  T.load(ready)
   return ready
 end
 
