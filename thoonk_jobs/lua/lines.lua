@@ -52,11 +52,25 @@ local function park(id, held)
   T.move(id, 'park')
 end
 
+-- The last id of those that have a slot, did not start yet and are less urgent than this job.
+local function less_urgent(job, held)
+  if held == 1 then
+    local above = string.format('(%.17g', -job[PRIORITY])
+    local last = redis.call('ZREVRANGEBYSCORE', K.available, '+inf', above, 'LIMIT', 0, 1)[1]
+    return last and string.sub(last, 9)
+  end
+  local prefix = T.frame(job[KEY]) .. 'r'
+  local above = '(' .. prefix .. T.sortable(-job[PRIORITY]) .. '\255'
+  local last = redis.call('ZREVRANGEBYLEX', K.keyed, '(' .. prefix .. '\255\255', above, 'LIMIT', 0, 1)[1]
+  return last and string.sub(last, #prefix + 17)
+end
+
 -- A less urgent job that did not start yet gives its slot to this one, if there is one.
 local function make_room(job, held)
   if T.least < job[PRIORITY] or next(T.freed) then T.commit() end
-  local last = last_available(held == 2 and job[KEY] or '', 1)[1]
-  if not last or T.jobs[last][PRIORITY] >= job[PRIORITY] then return held end
+  local last = less_urgent(job, held)
+  if not last then return held end
+  T.load({last})
   park(last, held)
   T.least = -math.huge
   return wanting(job)
@@ -117,34 +131,32 @@ function T.later(field, from)
   T.dirty = true
 end
 
--- Who is next in the lines of these keys, as many as have room.
-local function next_of_keys(keys)
-  local ready = {}
-  for key in pairs(keys) do
-    local room, left = key ~= '' and T.room(key) or 0, T.budget - #ready
-    local ids = line(key, math.min(room, left))
-    for _, id in ipairs(ids) do ready[#ready + 1] = id end
-    if #ids == left and room > left then T.later('k' .. key) end
-  end
-  return ready
+-- Adds who is next in the line of a key, as many as have room.
+local function add_next(ready, key)
+  local room = T.room(key)
+  local most = math.min(room, T.budget)
+  local ids = most > 0 and of_key(key, 'w', most) or {}
+  for _, id in ipairs(ids) do ready[#ready + 1] = id end
+  if #ids == most and room > most then T.later('k' .. key) end
+  T.budget = T.budget - #ids
 end
 
 -- Lets go these, from the lines of their keys, and those in the queue's line, the most urgent first, while there is room.
 local function let_go_in_order(ready)
+  T.load(ready)
   table.sort(ready, more_urgent)
   local own, at, seen = 1, 1, 0
   local waiting = T.queue_limited and line('', math.min(50, T.room(''))) or {}
   local part = #waiting
-  while T.budget > 0 and T.room('') > 0 and (ready[own] or waiting[at]) do
-    local one, other = ready[own], waiting[at]
+  while T.room('') > 0 and (ready[own] or T.budget > 0 and waiting[at]) do
+    local one, other = ready[own], T.budget > 0 and waiting[at]
     if one and (not other or more_urgent(one, other)) then
       own = own + 1
       let_go(one)
     else
-      at = at + 1
+      at, T.budget = at + 1, T.budget - 1
       let_go(other)
     end
-    T.budget = T.budget - 1
     if at > part and part > 0 then
       seen = seen + part
       at, waiting = 1, line('', 50, seen)
@@ -169,7 +181,11 @@ function T.release_freed()
   if next(freed) and T.limited ~= '' and anyone_waits() then
     if T.lines_changed then T.commit() end
     T.waits = nil
-    let_go_in_order(next_of_keys(freed))
+    local ready = {}
+    for key in pairs(freed) do
+      if key ~= '' then add_next(ready, key) end
+    end
+    let_go_in_order(ready)
   end
   T.commit()
 end

@@ -105,14 +105,13 @@ end
 
 -- Why a limit of a key, or of the queue, refuses one more job.
 local function beyond(key, at_once)
-  local limits = T.limits_of(key)
-  local words = {key}
+  local limits, number, what = T.limits_of(key), nil, nil
   if limits[LIMIT_PENDING] < math.huge and count_pending(key) >= limits[LIMIT_PENDING] then
-    words[2], words[3] = limits[LIMIT_PENDING], 'pending'
+    number, what = limits[LIMIT_PENDING], 'pending'
   elseif limits[LIMIT_REJECTS] == 1 and at_once and T.room(key) < 1 then
-    words[2], words[3] = limits[LIMIT_RUNNING], 'running'
+    number, what = limits[LIMIT_RUNNING], 'running'
   end
-  return words[2] and {'full', ABSENT, table.concat(words, '\0')}
+  return what and {'full', ABSENT, table.concat({key, number, what}, '\0')}
 end
 
 local function blocked(key)
