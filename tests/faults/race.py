@@ -1,0 +1,251 @@
+"""Who races on a key and who judges it: forked workers that are killed, publishers, the log of moves, and witnesses."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import signal
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import redis
+from audit import _entry
+from stage import Process
+
+from thoonk_jobs import Queue, State
+from thoonk_jobs.machine import ROWS
+
+LEASE = 1.0
+
+WORKERS = """
+import random, redis, signal, threading
+lease, witnesses = float(sys.argv[3]), sys.argv[4]
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+def work():
+    server = redis.Redis.from_url(sys.argv[1])
+    witness = server.register_script('''
+local time = redis.call('TIME')
+redis.call('RPUSH', KEYS[1], string.format('%.0f', time[1] * 1000000 + time[2]) .. ' ' .. ARGV[1])''')
+    def tell(*words): witness([witnesses], [" ".join(map(str, words))])
+    while True:
+        claim = queue.get(lease=lease)
+        over = claim.claimed_at.timestamp() + lease
+        tell("begins", claim.token, claim.key, claim.id, round(over * 1e6))
+        time.sleep(random.uniform(0, 0.006))  # the work
+        tell("ends", claim.token)
+        try:
+            claim.finish(claim.token)
+            tell("finished", claim.token)
+        except StaleClaim:
+            tell("stale", claim.token)
+
+while heed():
+    pid = os.fork()
+    if pid == 0:
+        threading.excepthook = lambda failed: say("error", repr(failed.exc_value))
+        threads = [threading.Thread(target=work) for _ in range(2)]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+        os._exit(1)
+    say(pid)
+"""
+"""Forks a worker of two threads for each line; they tell a list of the server when they begin and end, with its time and their token."""
+
+PUBLISHER = """
+say("ready")
+name, seconds, key = heed().split()
+ends, number = time.monotonic() + float(seconds), 0
+while time.monotonic() < ends:
+    jobs = [queue.publish(number, key=key, id=f"{name}-{number + more}", keep=20) for more in range(5)]
+    number += 5
+    for job in jobs: job.wait(timeout=15)
+say(number)
+"""
+"""Publishes five jobs, waits for their ends, goes on; says how many it were."""
+
+CHORUS = """
+import json, threading
+voices = int(sys.argv[3])
+queue.counts()
+say("ready")
+while line := heed():
+    options, heard, gate = eval(line), [None] * voices, threading.Barrier(voices)
+    def sing(voice):
+        data = f"{os.getpid()} {voice}"
+        gate.wait()
+        began = time.monotonic()
+        try: said = "published", queue.publish(data, **options).id
+        except ThoonkError as error: said = type(error).__name__, getattr(error, "job_id", None)
+        heard[voice] = *said, data, began, time.monotonic()
+    threads = [threading.Thread(target=sing, args=[voice]) for voice in range(voices)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+    say(json.dumps(heard))
+"""
+"""Publishes with so many threads at once, each time it is told with which options."""
+
+
+class Sung(NamedTuple):
+    """What became of one publish of many: `published` with the id, or the error with the holder's; when, monotonic."""
+
+    how: str
+    id: str | None
+    data: str
+    began: float
+    ended: float
+
+
+def sing(choir: list[Process], options: str) -> list[Sung]:
+    """All processes publish at once; options: Python."""
+    for process in choir:
+        process.tell(f"dict({options})")
+    return [Sung(*each) for process in choir for each in json.loads(process.hear())]
+
+
+class Crew:
+    """Worker processes, of which at random one is killed and replaced, or stands still for longer than its lease."""
+
+    def __init__(self, nursery: Process, size: int) -> None:
+        self._nursery = nursery
+        self.pids = [self._born() for _ in range(size)]
+        self.killed = self.frozen = 0
+        self._still: dict[int, float] = {}
+
+    def _born(self) -> int:
+        self._nursery.tell("fork")
+        said = self._nursery.hear()
+        assert said.isdecimal(), said
+        return int(said)
+
+    def strike(self, now: float, busy: list[int]) -> None:
+        """One is hit, more often than not one of those that were busy just now."""
+        self.thaw(now)
+        able = [pid for pid in self.pids if pid not in self._still]
+        hit = random.choice([pid for pid in able if pid in busy and random.random() < 0.8] or able)
+        if not self._still and random.random() < 0.25:
+            os.kill(hit, signal.SIGSTOP)
+            self._still[hit] = now + 1.5 * LEASE
+            self.frozen += 1
+        else:
+            os.kill(hit, signal.SIGKILL)
+            self.pids[self.pids.index(hit)] = self._born()
+            self.killed += 1
+
+    def thaw(self, now: float = math.inf) -> None:
+        """Those whose time is over go on."""
+        for pid in [pid for pid, until in self._still.items() if until <= now]:
+            os.kill(pid, signal.SIGCONT)
+            del self._still[pid]
+
+
+@dataclass
+class Ledger:
+    """Follows the log of moves of a queue: how many claims were valid at once, and what became of each job.
+
+    bounds  (number of the event from which on it may hold, limit); the last one is in force.
+    """
+
+    client: redis.Redis
+    queue: Queue
+    bounds: list[tuple[int, float]] = field(default_factory=list)
+    last: int = 0
+    most: int = 0
+    moves: Counter[tuple[str, str]] = field(default_factory=Counter)
+    finished: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    _claimed: set[str] = field(default_factory=set)
+
+    @property
+    def log(self) -> str:
+        return f"{self.queue.keys.base}:events"
+
+    def now(self) -> int:
+        """The number of the last event so far."""
+        return int(self.client.hget(f"{self.queue.keys.base}:meta", "event") or 0)  # type: ignore[arg-type]
+
+    def read(self) -> None:
+        """What happened since."""
+        while entries := self.client.xrange(self.log, min=f"({self.last}-0", count=2000):
+            for entry in entries:  # type: ignore[union-attr]
+                self._note(entry)
+
+    def counts(self) -> Counter[str]:
+        """How often each row was taken."""
+        counted: Counter[str] = Counter()
+        for (row, _), times in self.moves.items():
+            counted[row] += times
+        return counted
+
+    def _note(self, entry: Any) -> None:
+        first, row, ids, _ = _entry(entry)
+        assert first == self.last + 1, "the log went ahead of its reader"
+        self.last += len(ids)
+        self.moves.update((row, id.decode()) for id in ids)
+        if row == "finish":
+            self.finished += [id.decode() for id in ids]
+        for place, id in enumerate(ids):
+            if ROWS[row].target is State.CLAIMED:
+                self._claimed.add(id.decode())
+                self._judge(first + place)
+            elif State.CLAIMED in ROWS[row].sources:
+                self._claimed.discard(id.decode())
+
+    def _judge(self, number: int) -> None:
+        self.most = max(self.most, len(self._claimed))
+        if self.bounds and len(self._claimed) > (allowed := self._allowed(number)):
+            self.wrong.append(f"event {number}: {len(self._claimed)} claimed, {allowed} may")
+
+    def _allowed(self, number: int) -> float:
+        """The highest limit that may have been in force: a change holds from some event on between two numbers."""
+        at = bisect_left(self.bounds, (number, -math.inf))
+        return max(limit for from_, limit in self.bounds[max(0, at - 2) : at + 1] if from_ <= number)
+
+
+class Held(NamedTuple):
+    """A time for which a claim was valid for certain, in us of the server."""
+
+    began: int
+    ended: float
+    id: str
+
+
+def witnessed(client: redis.Redis, witnesses: str) -> tuple[list[Held], Counter[str]]:
+    """When workers had claims that were valid for certain, and how many ended how.
+
+    Where the finish was accepted until it was sent, whatever became of the lease; else at most until that was over.
+    """
+    begun: dict[str, tuple[int, str, int]] = {}
+    ends: dict[str, int] = {}
+    accepted: set[str] = set()
+    how: Counter[str] = Counter()
+    for raw in client.lrange(witnesses, 0, -1):
+        at, kind, token, *more = raw.decode().split()
+        how[kind] += 1
+        if kind == "begins":
+            assert token not in begun, f"two claims have the token {token}"
+            begun[token] = int(at), more[1], int(more[2])
+        elif kind == "ends":
+            ends[token] = int(at)
+        elif kind == "finished":
+            accepted.add(token)
+    held = []
+    for token, (began, id, over) in begun.items():
+        ended = ends.get(token, math.inf)
+        held.append(Held(began, ended if token in accepted else min(ended, over), id))
+    return [each for each in held if each.ended > each.began], how
+
+
+def most_at_once(held: Iterable[Held]) -> int:
+    """How many of these times overlap at most."""
+    most = now = 0
+    steps = [step for each in held for step in ((each.began, 1), (each.ended, -1))]
+    for _, change in sorted(steps):
+        now += change
+        most = max(most, now)
+    return most
