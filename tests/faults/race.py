@@ -7,7 +7,6 @@ import math
 import os
 import random
 import signal
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 
 import redis
 from audit import _entry
+from helpers import in_time
 from stage import Process
 
 from thoonk_jobs import Queue, State
@@ -55,7 +55,7 @@ while heed():
         os._exit(1)
     say(pid)
 """
-"""Forks a worker of two threads for each line; they tell a list of the server when they begin and end, with its time and their token."""
+"""Forks a worker of two threads for each line; they tell a list of the server when they begin and end, by its time."""
 
 PUBLISHER = """
 say("ready")
@@ -68,6 +68,26 @@ while time.monotonic() < ends:
 say(number)
 """
 """Publishes five jobs, waits for their ends, goes on; says how many it were."""
+
+INSISTS = """
+say("ready")
+name, seconds, key = heed().split()
+ends, number, refused, made, job = time.monotonic() + float(seconds), 0, 0, [], None
+while time.monotonic() < ends:
+    number += 1
+    try:
+        job = queue.publish(number, key=key, id=f"{name}-{number}", keep=20)
+        made.append(number)
+    except LimitReached:
+        refused += 1
+        time.sleep(0.01)
+    if job and number % 5 == 0:
+        try: job.wait(timeout=max(0, ends - time.monotonic()))
+        except TimeoutError: pass
+for number in made: queue.job(f"{name}-{number}").wait(timeout=15)
+say(refused, *made)
+"""
+"""Publishes under a limit that may reject or be 0; says how many were refused, and the numbers of the others."""
 
 CHORUS = """
 import json, threading
@@ -148,7 +168,7 @@ class Crew:
 class Ledger:
     """Follows the log of moves of a queue: how many claims were valid at once, and what became of each job.
 
-    bounds  (number of the event from which on it may hold, limit); the last one is in force.
+    bounds  (number of the first event, limit), in their order: how many claims may be valid at most from there on.
     """
 
     client: redis.Redis
@@ -168,6 +188,16 @@ class Ledger:
     def now(self) -> int:
         """The number of the last event so far."""
         return int(self.client.hget(f"{self.queue.keys.base}:meta", "event") or 0)  # type: ignore[arg-type]
+
+    def change(self, key: str, limit: float, when_full: str) -> None:
+        """Another limit: while it is set either may be in force."""
+        self.bounds.append((self.now() + 1, max(limit, self.bounds[-1][1])))
+        self.queue.limit(key, running=limit, when_full=when_full)
+        self.bounds.append((self.now() + 1, limit))
+
+    def read_until(self, number: int, within: float) -> None:
+        """Follows until that event, or for so many seconds."""
+        in_time(lambda: self.read() or self.last >= number, within)
 
     def read(self) -> None:
         """What happened since."""
@@ -202,9 +232,7 @@ class Ledger:
             self.wrong.append(f"event {number}: {len(self._claimed)} claimed, {allowed} may")
 
     def _allowed(self, number: int) -> float:
-        """The highest limit that may have been in force: a change holds from some event on between two numbers."""
-        at = bisect_left(self.bounds, (number, -math.inf))
-        return max(limit for from_, limit in self.bounds[max(0, at - 2) : at + 1] if from_ <= number)
+        return next(limit for first, limit in reversed(self.bounds) if first <= number)
 
 
 class Held(NamedTuple):
