@@ -95,20 +95,25 @@ voices = int(sys.argv[3])
 queue.counts()
 say("ready")
 while line := heed():
-    options, heard, gate = eval(line), [None] * voices, threading.Barrier(voices)
+    options, heard, gate = eval(line), [], threading.Barrier(voices)
+    many = options.pop("many", 1)
     def sing(voice):
-        data = f"{os.getpid()} {voice}"
+        data = [f"{os.getpid()} {voice} {number}" for number in range(many)]
         gate.wait()
         began = time.monotonic()
-        try: said = "published", queue.publish(data, **options).id
-        except ThoonkError as error: said = type(error).__name__, getattr(error, "job_id", None)
-        heard[voice] = *said, data, began, time.monotonic()
+        try: answers = queue.publish_many(data, **options) if many > 1 else [queue.publish(*data, **options)]
+        except PublishFailed as failed: answers = [job or failed.errors[at] for at, job in enumerate(failed.jobs)]
+        except ThoonkError as error: answers = [error]
+        ended = time.monotonic()
+        for each, answer in zip(data, answers):
+            how = "published" if isinstance(answer, Job) else type(answer).__name__
+            heard.append((how, getattr(answer, "job_id", None) or getattr(answer, "id", None), each, began, ended))
     threads = [threading.Thread(target=sing, args=[voice]) for voice in range(voices)]
     for thread in threads: thread.start()
     for thread in threads: thread.join()
     say(json.dumps(heard))
 """
-"""Publishes with so many threads at once, each time it is told with which options."""
+"""Publishes with so many threads at once, each time it is told with which options; many: so many jobs in one call."""
 
 
 class Sung(NamedTuple):

@@ -459,6 +459,9 @@ def test_a_limit_on_pending_jobs_admits_so_many_of_parallel_publishers(queue, ur
         queue.retract(queue.ids()[0])
         assert Counter(each.how for each in sing(choir, options)) == {"published": 2, "LimitReached": 8}
         assert queue.key(KEY).pending == 5
+        queue.retract_all("available")
+        many = sing(choir, options + ", many=4")
+        assert Counter(each.how for each in many) == {"published": 5, "LimitReached": 35}
         for id in queue.ids():
             queue.retract(id)
         nothing_is_held(queue)
