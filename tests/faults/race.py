@@ -69,6 +69,57 @@ say(number)
 """
 """Publishes five jobs, waits for their ends, goes on; says how many it were."""
 
+WHIMS = """
+import random, threading
+lease = float(sys.argv[3])
+
+def work():
+    while True:
+        claim = queue.get(lease=lease, renew=random.random() < 0.5)
+        time.sleep(random.uniform(0, 0.004))
+        ends = {
+            claim.finish: 60, lambda: claim.fail("odd"): 12, lambda: claim.fail("bad", final=True): 3,
+            lambda: claim.cancel("busy"): 8, lambda: claim.cancel("later", 0.05): 5, lambda: claim.stall("odd"): 5,
+            lambda: claim.renew(0.1) or time.sleep(0.2) or claim.cancel(): 1,
+        }
+        try: random.choices(list(ends), ends.values())[0]()
+        except TransitionRefused: pass
+
+while heed():
+    pid = os.fork()
+    if pid == 0:
+        threading.excepthook = lambda failed: say("error", repr(failed.exc_value))
+        threads = [threading.Thread(target=work) for _ in range(2)]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+        os._exit(1)
+    say(pid)
+"""
+"""Forks workers whose jobs end in every way there is."""
+
+ALL_SORTS = """
+import random
+say("ready")
+seconds = float(heed())
+ends = time.monotonic() + seconds
+made = 0
+while time.monotonic() < ends:
+    options = dict(
+        key=random.choice([None, "a", "b", "c", "d"]), priority=random.choice([0, 0, 1, 2]), max_attempts=3,
+        delay=random.choice([None, None, 0.05]), expires_in=random.choice([None, None, None, 0.3, 2]),
+        backoff=random.choice([None, 0.02]), keep=10,
+    )
+    conflict, until = random.choice(["raise", "return", "replace"]), random.choice(["finished", "claimed"])
+    try:
+        if random.random() < 0.2: made += len(queue.publish_many(range(random.randint(2, 20)), **options))
+        elif random.random() < 0.7: queue.publish(made, **options)
+        else: queue.publish(made, **options, unique=Unique(random.choice("xyz"), conflict, until))
+    except (NotUnique, LimitReached, KeyBlocked, PublishFailed): pass
+    time.sleep(random.uniform(0, 0.01))
+say("made", made)
+"""
+"""Publishes whatever can be published."""
+
 INSISTS = """
 say("ready")
 name, seconds, key = heed().split()

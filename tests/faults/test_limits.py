@@ -6,16 +6,32 @@ import math
 import random
 import time
 from collections import Counter
+from contextlib import suppress
 
 import pytest
 import redis
 from audit import check_audit
-from helpers import SOON, taken, until
+from helpers import SOON, in_time, taken, until
 from proxy import Do, FaultProxy, Request
-from race import CHORUS, INSISTS, LEASE, PUBLISHER, WORKERS, Crew, Ledger, Sung, most_at_once, sing, witnessed
+from race import (
+    ALL_SORTS,
+    CHORUS,
+    INSISTS,
+    LEASE,
+    PUBLISHER,
+    WHIMS,
+    WORKERS,
+    Crew,
+    Ledger,
+    Sung,
+    most_at_once,
+    sing,
+    witnessed,
+)
 from stage import Process, until_quiet, until_waiting
 
-from thoonk_jobs import Broker, Claim, LimitReached, Queue, State
+from thoonk_jobs import EACH_KEY, Broker, Claim, LimitReached, Queue, State, TransitionRefused
+from thoonk_jobs.machine import LIVE
 from thoonk_jobs.scripts import SCRIPTS
 
 CLAIM = SCRIPTS["claim"]
@@ -408,6 +424,61 @@ def test_limits_may_change_while_others_work(queue, url, client, namespace, proc
     assert min(changes, refused, ledger.counts()["park"], ledger.counts()["release"]) > 0
     nothing_is_held(queue)
     check_audit(client, namespace, "letters")
+
+
+@pytest.mark.slow
+def test_whatever_becomes_of_jobs_no_slot_leaks_and_nobody_is_forgotten(queue, url, client, namespace, process):
+    """Every verb, row, limit and kind of job at once, by processes that are killed; then all of it comes to an end."""
+    seconds, keys = 20, ["a", "b", "c", "d"]
+    publishers = [process(ALL_SORTS, url, namespace) for _ in range(3)]
+    nursery = process(WHIMS, url, namespace, LEASE)
+    assert [each.hear() for each in publishers] == ["ready"] * 3
+    crew = Crew(nursery, 4)
+    for each in publishers:
+        each.tell(str(seconds))
+
+    over = time.monotonic() + seconds
+    while (now := time.monotonic()) < over:
+        random.choice(
+            [
+                lambda: queue.limit(None, running=random.choice([1, 3, math.inf, None])),
+                lambda: queue.limit(EACH_KEY, running=random.choice([1, 2, math.inf, None])),
+                lambda: queue.limit(random.choice(keys), running=random.choice([0, 1, 3, math.inf, None])),
+                lambda: queue.limit(random.choice([None, *keys]), pending=random.choice([20, math.inf, None])),
+                lambda: queue.limit(random.choice([None, *keys]), when_full=random.choice(["wait", "reject", None])),
+                lambda: queue.limit(random.choice(keys), block_after=random.choice([(2, 5, 0.2), None])),
+                lambda: queue.block(random.choice(keys), 0.2, "odd"),
+                lambda: queue.unblock(random.choice(keys)),
+                lambda: queue.retract_all(random.choice(LIVE)),
+                lambda: stall_some(queue),
+                queue.retry_all,
+                queue.pause,
+                queue.resume,
+                queue.resume,
+                lambda: crew.strike(now, []),
+                lambda: crew.strike(now, []),
+                crew.thaw,
+            ]
+        )()
+        check_audit(client, namespace, "letters")
+
+    crew.thaw()
+    queue.resume()
+    for key in (None, EACH_KEY, *keys):
+        queue.limit(key, running=2, pending=None, when_full=None)
+    assert [each.hear().split()[0] for each in publishers] == ["made"] * 3
+    in_time(lambda: not queue.retract_all("stalled") and not queue.ids())
+    assert [str(queue.job(id)) for id in queue.ids()] == []
+    assert nursery.silent(), nursery.hear()
+    for key in keys:
+        nothing_is_held(queue, key)
+    check_audit(client, namespace, "letters")
+
+
+def stall_some(queue: Queue) -> None:
+    for id in random.sample(ids := queue.ids(), min(5, len(ids))):
+        with suppress(TransitionRefused):
+            queue.stall(id)
 
 
 @pytest.mark.parametrize("lost", [Do.HOLD_REQUEST, Do.HOLD_REPLY])
