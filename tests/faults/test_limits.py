@@ -434,6 +434,7 @@ def test_whatever_becomes_of_jobs_no_slot_leaks_and_nobody_is_forgotten(queue, u
     nursery = process(WHIMS, url, namespace, LEASE)
     assert [each.hear() for each in publishers] == ["ready"] * 3
     crew = Crew(nursery, 4)
+    queue.limit(None, pending=300)
     for each in publishers:
         each.tell(str(seconds))
 
@@ -444,7 +445,8 @@ def test_whatever_becomes_of_jobs_no_slot_leaks_and_nobody_is_forgotten(queue, u
                 lambda: queue.limit(None, running=random.choice([1, 3, math.inf, None])),
                 lambda: queue.limit(EACH_KEY, running=random.choice([1, 2, math.inf, None])),
                 lambda: queue.limit(random.choice(keys), running=random.choice([0, 1, 3, math.inf, None])),
-                lambda: queue.limit(random.choice([None, *keys]), pending=random.choice([20, math.inf, None])),
+                lambda: queue.limit(None, pending=random.choice([20, 300])),
+                lambda: queue.limit(random.choice(keys), pending=random.choice([20, math.inf, None])),
                 lambda: queue.limit(random.choice([None, *keys]), when_full=random.choice(["wait", "reject", None])),
                 lambda: queue.limit(random.choice(keys), block_after=random.choice([(2, 5, 0.2), None])),
                 lambda: queue.block(random.choice(keys), 0.2, "odd"),
@@ -462,11 +464,11 @@ def test_whatever_becomes_of_jobs_no_slot_leaks_and_nobody_is_forgotten(queue, u
         )()
         check_audit(client, namespace, "letters")
 
+    assert [each.hear().split()[0] for each in publishers] == ["made"] * 3
     crew.thaw()
     queue.resume()
     for key in (None, EACH_KEY, *keys):
         queue.limit(key, running=2, pending=None, when_full=None)
-    assert [each.hear().split()[0] for each in publishers] == ["made"] * 3
     in_time(lambda: not queue.retract_all("stalled") and not queue.ids())
     assert [str(queue.job(id)) for id in queue.ids()] == []
     assert nursery.silent(), nursery.hear()
