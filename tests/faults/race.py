@@ -8,7 +8,7 @@ import os
 import random
 import signal
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -199,11 +199,12 @@ class Crew:
         assert said.isdecimal(), said
         return int(said)
 
-    def strike(self, now: float, busy: list[int]) -> None:
-        """One is hit, more often than not one of those that were busy just now."""
+    def strike(self, now: float, busy: Callable[[], list[int]]) -> None:
+        """One is hit, more often than not one that holds a claim; busy: which ones do."""
         self.thaw(now)
         able = [pid for pid in self.pids if pid not in self._still]
-        hit = random.choice([pid for pid in able if pid in busy and random.random() < 0.8] or able)
+        caught = self._caught(able, busy) if random.random() < 0.75 else None
+        hit = caught or random.choice(able)
         if not self._still and random.random() < 0.25:
             os.kill(hit, signal.SIGSTOP)
             self._still[hit] = now + 1.5 * LEASE
@@ -212,6 +213,16 @@ class Crew:
             os.kill(hit, signal.SIGKILL)
             self.pids[self.pids.index(hit)] = self._born()
             self.killed += 1
+
+    def _caught(self, able: list[int], busy: Callable[[], list[int]]) -> int | None:
+        """One that stands still, and still holds a claim."""
+        for _ in range(20):
+            for pid in [pid for pid in busy() if pid in able]:
+                os.kill(pid, signal.SIGSTOP)
+                if pid in busy():
+                    return pid
+                os.kill(pid, signal.SIGCONT)
+        return None
 
     def thaw(self, now: float = math.inf) -> None:
         """Those whose time is over go on."""
