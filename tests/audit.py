@@ -92,7 +92,7 @@ def check_audit(client: redis.Redis, namespace: str, queue: str, now: float = 0)
     """What the queue has. Raises AssertionError with all that does not agree."""
     found = contents(client, namespace, queue)
     wrong = violations(found, now)
-    assert not wrong, "the keys of the queue disagree:\n  " + "\n  ".join(wrong)
+    assert not wrong, f"the keys of the queue disagree, {len(wrong)} times:\n  " + "\n  ".join(wrong[:20])
     return found
 
 

@@ -8,9 +8,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 from oracle_limits import INF, PENDING
 
-from thoonk_jobs import calls, limits
+from thoonk_jobs import calls, limits, request
+from thoonk_jobs.codec import pack
 from thoonk_jobs.limits import EACH_KEY, UNCHANGED
 from thoonk_jobs.machine import State
+from thoonk_jobs.publication import Publication
+from thoonk_jobs.record import Spec
 
 if TYPE_CHECKING:
     from test_model import QueueMachine
@@ -29,6 +32,23 @@ GIVEN = st.one_of(
     st.fixed_dictionaries({"running": RUNNING}),
     st.fixed_dictionaries({}, optional={"running": RUNNING, **NUMBERS}),
 )
+SPEC = {
+    "priority": st.sampled_from([0.0, 0.0, 5.0, -1.5]),
+    "delay": st.sampled_from([0, 0, 0, 3]),
+    "key": st.sampled_from(["", "x", "x", "y", "z"]),
+    "max_attempts": st.sampled_from([2, 1, 0]),
+}
+UNIQUE = {"unique": st.sampled_from(["u", "v"]), "conflict": st.sampled_from([0, 1, 2])}
+TOGETHER = st.lists(
+    st.tuples(
+        st.sampled_from("abcdefgh"),
+        st.sampled_from(["data", "data", "other"]),
+        st.one_of(st.fixed_dictionaries(SPEC), st.fixed_dictionaries({**SPEC, **UNIQUE})),
+    ),
+    min_size=2,
+    max_size=5,
+)
+DELAYS = st.sampled_from([0, 0, 0, 3])
 LIMITS = st.tuples(FIELDS, GIVEN)
 """A field of the key limits, and what `Queue.limit` is given."""
 
@@ -74,6 +94,48 @@ class LimitRules:
         for _ in range(times):
             self.fail(at=0, final=False, delay=0)
             self.claim("p1", most=1, lease=30, wanted=None)
+
+    # Several at once: what one of them frees, or takes, the next one finds so.
+
+    @precondition(lambda self: self.claims)
+    @rule(verb=st.sampled_from(["finish", "fail", "cancel", "cancel"]), most=st.integers(2, 4), delay=DELAYS)
+    def end_together(self: QueueMachine, verb: str, most: int, delay: float) -> None:
+        """Claims that are held are ended in one call."""
+        held = [claim for claim in self.claims if self.oracle.holds(*claim)][:most]
+        if len(held) < 2 or self.oracle.keep_stalled == 1 or self.oracle.keep_last <= 2:
+            return  # what is forgotten or retracted between two of them, and what after all, is not the same
+        ways: dict[str, dict[str, Any]] = {
+            "finish": {"result": b""}, "fail": {"final": False, "delay": delay}, "cancel": {"delay": delay, "counted": True}
+        }  # fmt: skip
+        more = {"finish": (), "fail": (b"e",), "cancel": ("busy",)}[verb]
+        asked = [getattr(calls, verb)(self.keys, *claim, *more, **ways[verb]) for claim in held]
+        expected = [getattr(self.oracle, verb)(*claim, **ways[verb]) for claim in held]
+        self.ask(request.merged(asked), [[answer] for answer in expected])
+
+    @rule(verb=st.sampled_from(["retry", "rerun", "retract"]), most=st.integers(2, 4))
+    def operate_on_all(self: QueueMachine, verb: str, most: int) -> None:
+        state = State.FINISHED if verb == "rerun" else State.STALLED
+        if verb == "retract":
+            state = State.AVAILABLE
+        ids = sorted(job.id for job in self.oracle.jobs.values() if job.state == state)[:most]
+        if len(ids) < 2 or self.oracle.keep_last <= 2:
+            return
+        expected = [getattr(self.oracle, verb)(id) for id in ids]
+        self.ask(calls.operate(self.keys, verb, ids), expected)
+
+    @rule(jobs=TOGETHER)
+    def publish_together(self: QueueMachine, jobs: list[tuple[str, str, dict[str, Any]]]) -> None:
+        book = self.oracle.limits
+        if any(numbers.get("when_full") == "reject" for numbers in book.numbers.values()):
+            return  # who has slots in between is the server's choice
+        made, expected = [], []
+        for id, data, spec in jobs:
+            body, digest = pack(data)
+            made.append(Publication(id, digest, Spec(**spec).pack(), body))
+            expected.append(self.oracle.publish(id, data, **spec))
+        self.ask(calls.publish(self.keys, made), expected)
+
+    # Looking.
 
     @rule(key=KEYS)
     def look_at_key(self: QueueMachine, key: str) -> None:

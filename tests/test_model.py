@@ -503,6 +503,8 @@ def _kind(answer: Any) -> Any:
         return NotUnique, answer.job_id
     if isinstance(answer, ThoonkError):
         return type(answer)
+    if isinstance(answer, list):
+        return [_kind(each) for each in answer]
     if isinstance(answer, request.Look):
         return [(taken.id, taken.token) for taken in answer.taken]
     if isinstance(answer, request.Probe):

@@ -3,7 +3,7 @@
 -- In the key limits, with an index by time: what is over is forgotten along with what is set, a few at a time.
 local function unset(times, letter, key)
   redis.call('ZREM', times, key)
-  return redis.call('HDEL', K.limits, letter .. key)
+  redis.call('HDEL', K.limits, letter .. key)
 end
 
 local function set(times, letter, key, over, value)
@@ -23,13 +23,14 @@ function T.block(key, span, reason)
   T.store_limited()
 end
 
--- True where it was blocked.
+-- True where it was blocked; a block that is over may not be forgotten yet.
 function T.unblock(key)
-  local was = unset(K.blocked, 'b', key)
+  local until_ = T.limits_of(key).until_ or T.now
+  unset(K.blocked, 'b', key)
   unset(K.failing, 'f', key)
   T.limits[key] = nil
   T.store_limited()
-  return was == 1
+  return until_ > T.now
 end
 
 -- When attempts failed that count: those within the window.

@@ -86,19 +86,38 @@ local function more_urgent(one, other)
   return a[ORDER] < b[ORDER]
 end
 
+-- The first in the queue's line that is more urgent than this job and could have its slot: whose key is full could not,
+-- unless the job has that key as well.
+local function first_for_queue(job)
+  local seen, part = 0, 50
+  while part == 50 do
+    local ids = line('', 50, seen)
+    part = #ids
+    for _, id in ipairs(ids) do
+      local other = T.jobs[id]
+      if other[PRIORITY] <= job[PRIORITY] then return nil end
+      if other[KEY] == '' or other[KEY] == job[KEY] or T.room(other[KEY]) > 0 then return id end
+    end
+    seen = seen + part
+  end
+end
+
 -- Whether a job that came back loses its slot: a limit was lowered meanwhile, or somebody more urgent waits for it.
 local function must_yield(job, key)
   local room = T.room(key)
   if room ~= 0 then return room < 0 end
+  if key == '' then return first_for_queue(job) ~= nil end
   local first = line(key, 1)[1]
   return first and T.jobs[first][PRIORITY] > job[PRIORITY]
 end
 
+-- True where it had to give its slot up.
 local function yield_if_due(id)
-  local job = T.jobs[id]
-  if job[STATE] ~= AVAILABLE then return end
-  if job[KEY] ~= '' and must_yield(job, job[KEY]) then return park(id, 2) end
-  if must_yield(job, '') then park(id, 1) end
+  local job, held = T.jobs[id], nil
+  if job[STATE] ~= AVAILABLE then return false end
+  if job[KEY] ~= '' and must_yield(job, job[KEY]) then held = 2 elseif must_yield(job, '') then held = 1 end
+  if held then park(id, held) end
+  return held ~= nil
 end
 
 local function let_go(id)
@@ -155,13 +174,6 @@ local function let_go_in_order(ready)
   if waiting[at] and T.room('') > 0 then T.later('q') end
 end
 
--- Those who came back give way to who comes before them.
-function T.give_way()
-  if T.lines_changed then T.commit() end
-  for _, id in ipairs(T.came_back) do yield_if_due(id) end
-  T.came_back = {}
-end
-
 -- Lets go as many as fit of those that wait for what this script gave back.
 function T.release_freed()
   local freed = T.freed
@@ -172,6 +184,19 @@ function T.release_freed()
     let_go_in_order(next_of_keys(freed))
   end
   T.commit()
+end
+
+-- Those who came back give way to who comes before them, the least urgent first; each slot is taken before the next of
+-- them is looked at, or two would give way to one, or one to nobody.
+function T.give_way()
+  local ids = T.came_back
+  if #ids == 0 then return end
+  T.came_back = {}
+  T.release_freed()
+  table.sort(ids, function(one, other) return more_urgent(other, one) end)
+  for _, id in ipairs(ids) do
+    if yield_if_due(id) then T.release_freed() end
+  end
 end
 
 -- Answers each item for itself; act gets its id and the place of its first argument.
