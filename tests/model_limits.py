@@ -38,7 +38,7 @@ SPEC = {
     "key": st.sampled_from(["", "x", "x", "y", "z"]),
     "max_attempts": st.sampled_from([2, 1, 0]),
 }
-UNIQUE = {"unique": st.sampled_from(["u", "v"]), "conflict": st.sampled_from([0, 1, 2])}
+UNIQUE = {"unique": st.sampled_from(["u", "v"]), "conflict": st.sampled_from([0, 1])}
 TOGETHER = st.lists(
     st.tuples(
         st.sampled_from("abcdefgh"),
@@ -47,6 +47,7 @@ TOGETHER = st.lists(
     ),
     min_size=2,
     max_size=5,
+    unique_by=lambda job: job[0],
 )
 DELAYS = st.sampled_from([0, 0, 0, 3])
 LIMITS = st.tuples(FIELDS, GIVEN)
