@@ -233,6 +233,33 @@ def test_a_slot_of_the_queue_passes_by_hundreds_whose_key_is_full(desk: TimedDes
     assert sorted(desk.audit().in_state(State.AVAILABLE)) == [b"blue 0000", b"plain"]
 
 
+def test_a_job_that_came_back_keeps_its_slot_before_hundreds_whose_key_is_full(desk: TimedDesk):
+    desk.do(desk.limit(None, 1))
+    desk.do(desk.limit("blue", 1))
+    desk.do(desk.publish("first"))
+    first = desk.take("first")
+    _publish(desk, _names(600, "blue"), lambda id: "blue", priority=5)
+    desk.do(desk.limit(None, 2))
+    _take(desk, 1)
+
+    desk.do(calls.cancel(desk.keys, "first", first, "busy", 0))
+    _carry_on(desk, lambda round: None)
+
+    assert desk.audit().in_state(State.AVAILABLE) == [b"first"]
+
+
+def test_no_call_moves_thousands_to_the_line_of_a_full_queue(desk: TimedDesk):
+    desk.do(desk.limit(None, 0))
+    desk.do(desk.limit(EACH_KEY, 0))
+    _publish(desk, _names(2000), lambda id: f"key {id[-1]}")
+
+    assert desk.do(desk.limit(EACH_KEY, None))
+    assert 400 < len(desk.audit()["waiting"]) <= 500
+    _carry_on(desk, lambda round: None)
+
+    assert len(desk.audit()["waiting"]) == 2000
+
+
 def test_hundreds_that_are_lost_at_once_give_way_to_as_many_that_are_more_urgent(desk: TimedDesk):
     desk.do(desk.limit("blue", 400))
     _publish(desk, _names(400), lambda id: "blue")

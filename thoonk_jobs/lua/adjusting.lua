@@ -23,7 +23,7 @@ local function adjust_each(from)
     local key = struct.unpack('>Hc0', member)
     adjust_one('k' .. key)
     from = '(' .. T.frame(key) .. '\255'
-    T.budget = T.budget - 1
+    T.budget = math.max(0, T.budget - 1)
   end
   T.later('e', from)
 end

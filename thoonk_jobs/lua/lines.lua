@@ -86,27 +86,42 @@ local function more_urgent(one, other)
   return a[ORDER] < b[ORDER]
 end
 
--- The first in the queue's line that is more urgent than this job and could have its slot: whose key is full could not,
--- unless the job has that key as well.
-local function first_for_queue(job)
-  local seen, part = 0, 50
-  while part == 50 do
-    local ids = line('', 50, seen)
-    part = #ids
+local function let_go(id)
+  local job = T.jobs[id]
+  local held = wanting(job)
+  if not held then return T.move(id, 'release') end
+  T.touch(id)
+  job[HELD] = held
+end
+
+-- Whether somebody in the queue's line is more urgent than this job and could have its slot. Those whose key is full
+-- could not, unless the job has that key as well: they go back to the line of their key, so that nobody meets them again.
+local function is_overtaken(job)
+  local seen, ids, passed = 0, line('', 50), 0
+  local function answer(found)
+    if passed > 0 then T.commit() end
+    return found
+  end
+  while #ids > 0 do
     for _, id in ipairs(ids) do
       local other = T.jobs[id]
-      if other[PRIORITY] <= job[PRIORITY] then return nil end
-      if other[KEY] == '' or other[KEY] == job[KEY] or T.room(other[KEY]) > 0 then return id end
+      if other[PRIORITY] <= job[PRIORITY] then return answer(false) end
+      if other[KEY] == '' or other[KEY] == job[KEY] or T.room(other[KEY]) > 0 then return answer(true) end
+      if T.budget == 0 then return answer(true) end -- its slot will tell who is next
+      let_go(id)
+      T.budget, passed = T.budget - 1, passed + 1
     end
-    seen = seen + part
+    seen = seen + #ids
+    ids = line('', 50, seen)
   end
+  return answer(false)
 end
 
 -- Whether a job that came back loses its slot: a limit was lowered meanwhile, or somebody more urgent waits for it.
 local function must_yield(job, key)
   local room = T.room(key)
   if room ~= 0 then return room < 0 end
-  if key == '' then return first_for_queue(job) ~= nil end
+  if key == '' then return is_overtaken(job) end
   local first = line(key, 1)[1]
   return first and T.jobs[first][PRIORITY] > job[PRIORITY]
 end
@@ -118,14 +133,6 @@ local function yield_if_due(id)
   if job[KEY] ~= '' and must_yield(job, job[KEY]) then held = 2 elseif must_yield(job, '') then held = 1 end
   if held then park(id, held) end
   return held ~= nil
-end
-
-local function let_go(id)
-  local job = T.jobs[id]
-  local held = wanting(job)
-  if not held then return T.move(id, 'release') end
-  T.touch(id)
-  job[HELD] = held
 end
 
 -- The rest of what follows from a field of the key limits is for the alarm, which is due at once.
@@ -171,6 +178,7 @@ local function let_go_in_order(ready)
     end
   end
   for place = own, #ready do let_go(ready[place]) end
+  T.budget = math.max(0, T.budget - math.max(0, #ready - own + 1))
   if waiting[at] and T.room('') > 0 then T.later('q') end
 end
 
