@@ -105,12 +105,13 @@ class LimitRules:
         held = [claim for claim in self.claims if self.oracle.holds(*claim)][:most]
         if len(held) < 2 or self.oracle.keep_stalled == 1 or self.oracle.keep_last <= 2:
             return  # what is forgotten or retracted between two of them, and what after all, is not the same
-        ways: dict[str, dict[str, Any]] = {
-            "finish": {"result": b""}, "fail": {"final": False, "delay": delay}, "cancel": {"delay": delay, "counted": True}
-        }  # fmt: skip
-        more = {"finish": (), "fail": (b"e",), "cancel": ("busy",)}[verb]
-        asked = [getattr(calls, verb)(self.keys, *claim, *more, **ways[verb]) for claim in held]
-        expected = [getattr(self.oracle, verb)(*claim, **ways[verb]) for claim in held]
+        more, how = {
+            "finish": ((), {"result": b""}),
+            "fail": ((b"e",), {"final": False, "delay": delay}),
+            "cancel": (("busy",), {"delay": delay, "counted": True}),
+        }[verb]
+        asked = [getattr(calls, verb)(self.keys, *claim, *more, **how) for claim in held]
+        expected = [getattr(self.oracle, verb)(*claim, **how) for claim in held]
         self.ask(request.merged(asked), [[answer] for answer in expected])
 
     @rule(verb=st.sampled_from(["retry", "rerun", "retract"]), most=st.integers(2, 4))

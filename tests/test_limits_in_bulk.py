@@ -1,4 +1,4 @@
-"""Changes of limits that one call cannot carry out: more jobs than it may move, with claims and publishes in between."""
+"""Changes of limits that one call cannot carry out: more jobs than it may move, with claims and new jobs in between."""
 
 from __future__ import annotations
 

@@ -86,10 +86,15 @@ local function more_urgent(one, other)
   return a[ORDER] < b[ORDER]
 end
 
+-- One that has room in its key takes a slot of the queue from a less urgent one, as it would had it just been published.
 local function let_go(id)
   local job = T.jobs[id]
   local held = wanting(job)
-  if not held then return T.move(id, 'release') end
+  if held == 1 then held = make_room(job, held) end
+  if not held then
+    T.least = math.min(T.least, job[PRIORITY])
+    return T.move(id, 'release')
+  end
   T.touch(id)
   job[HELD] = held
 end
@@ -184,12 +189,14 @@ end
 
 -- Lets go as many as fit of those that wait for what this script gave back.
 function T.release_freed()
-  local freed = T.freed
-  T.freed = {}
-  if next(freed) and T.limited ~= '' and anyone_waits() then
-    if T.lines_changed then T.commit() end
-    T.waits = nil
-    let_go_in_order(next_of_keys(freed))
+  while next(T.freed) do -- who gave way to one that was let go gave a slot of its key back, too
+    local freed = T.freed
+    T.freed = {}
+    if T.limited ~= '' and anyone_waits() then
+      if T.lines_changed then T.commit() end
+      T.waits = nil
+      let_go_in_order(next_of_keys(freed))
+    end
   end
   T.commit()
 end
