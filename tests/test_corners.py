@@ -8,7 +8,7 @@ import pytest
 import redis
 from desk import STATES, Desk, plain
 
-from thoonk_jobs import Broker, calls, flows
+from thoonk_jobs import Broker, calls, flows, request
 from thoonk_jobs.machine import State
 
 
@@ -49,6 +49,33 @@ def test_a_replacement_that_is_sent_again_later_does_not_postpone_again(desk: De
     desk.do(call)
 
     assert desk.audit().jobs[b"holder"].until == due
+
+
+def test_a_job_that_is_replaced_in_the_call_that_published_it_was_published_first(desk: Desk):
+    desk.do(desk.publish("a", unique="first"))
+    later = {"conflict": 2, "delay": 5}
+
+    desk.do(
+        request.merged(
+            [
+                desk.publish("b", "newer", unique="first", **later),
+                desk.publish("c", unique="second"),
+                desk.publish("d", "newer", unique="second", **later),
+            ]
+        )
+    )
+
+    assert desk.audit().rows_of("c") == ["publish", "postpone"]
+
+
+def test_a_job_that_takes_a_forgotten_id_comes_after_it_in_the_log(desk: Desk):
+    desk.do(desk.publish("old", keep=0))
+    _finish(desk, "old")
+    desk.advance(60.5)
+
+    desk.do(request.merged([desk.publish("new"), desk.publish("old")]))
+
+    assert desk.audit().rows_of("old") == ["publish", "claim", "finish", "purge", "publish"]
 
 
 # Lists.
