@@ -100,6 +100,26 @@ def test_a_job_that_comes_due_while_all_are_listed_is_named_once(desk: Desk):
 # Limits.
 
 
+def test_who_is_next_in_line_behind_a_job_that_was_withdrawn_is_not_forgotten(desk: Desk):
+    """Of a key with room the first waits for the queue only; the second is to be the first when that one is gone."""
+    desk.do(desk.limit(None, 1))
+    desk.do(desk.limit("blue", 1))
+    desk.do(desk.publish("holder", key="blue"))
+    token = desk.take("holder")
+    desk.do(desk.publish("first", key="blue"))
+    desk.do(desk.publish("second", key="blue"))
+    desk.do(desk.publish("urgent", priority=1))
+    desk.do(calls.finish(desk.keys, "holder", token, b""))
+    assert _states(desk) | {"holder": None} == {
+        "holder": None, "first": State.WAITING, "second": State.WAITING, "urgent": State.AVAILABLE,
+    }  # fmt: skip
+
+    desk.do(calls.operate(desk.keys, "retract", ["first"]))
+    _finish(desk, "urgent")
+
+    assert _states(desk)["second"] is State.AVAILABLE
+
+
 def test_a_slot_of_the_queue_goes_to_the_first_that_can_use_it(desk: Desk):
     """Whose key is full gives way to whoever is behind."""
     desk.do(desk.limit(None, 2))
