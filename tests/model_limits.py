@@ -10,6 +10,7 @@ from oracle_limits import INF, PENDING
 
 from thoonk_jobs import calls, limits, request
 from thoonk_jobs.codec import pack
+from thoonk_jobs.keys import escape
 from thoonk_jobs.limits import EACH_KEY, UNCHANGED
 from thoonk_jobs.machine import State
 from thoonk_jobs.publication import Publication
@@ -82,11 +83,12 @@ class LimitRules:
     @rule(key=KEYS, seconds=st.sampled_from([2, 30, 0.001]), reason=st.sampled_from(["abuse", "a\\b c"]))
     def block(self: QueueMachine, key: str, seconds: float, reason: str) -> None:
         self.oracle.limits.block(key, self.oracle.now, seconds, reason)
-        self.ask(calls.block(self.keys, key, seconds * 1000, reason), None)
+        self.ask(calls.block(self.keys, key, seconds * 1000, escape(reason)), None)
 
     @rule(key=KEYS)
     def unblock(self: QueueMachine, key: str) -> None:
-        self.ask(calls.unblock(self.keys, key), self.oracle.limits.unblock(key, self.oracle.now))
+        self.oracle.limits.unblock(key)
+        self.ask(calls.unblock(self.keys, key), None)
 
     @precondition(lambda self: self.claims)
     @rule(times=st.integers(1, 3))

@@ -170,8 +170,7 @@ class Oracle:
             return refusal
         if holder:
             return self._meet(self.jobs[holder], id, data, spec)
-        at_once = spec.get("delay", 0) <= 0 and spec.get("run_at", 0) * 1000 <= self.wall
-        if refusal := self.limits.full(self.jobs.values(), key, at_once=at_once):
+        if refusal := self.limits.full(self.jobs.values(), key, at_once=not self._starts_later(spec)):
             return refusal
         self._new(id, data, **spec)
         return id
@@ -180,13 +179,17 @@ class Oracle:
         if (spec["conflict"], holder.replaced_by, holder.data) == (2, id, data):
             pass  # this very request, again
         elif spec["conflict"] == 2 and State(holder.state) in ROWS["postpone"].sources:
-            self._plan(holder, spec)
             holder.data, holder.replaced_by = data, id
-            self.move(holder, "postpone")
+            if holder.state == State.SCHEDULED or self._starts_later(spec):
+                self._plan(holder, spec)
+                self.move(holder, "postpone")
         elif spec["conflict"] != 1:
             return NotUnique, holder.id
         self._watch(holder, spec.get("home", ""))
         return holder.id
+
+    def _starts_later(self, spec: dict[str, Any]) -> bool:
+        return bool(spec.get("delay", 0) > 0 or spec.get("run_at", 0) * 1000 > self.wall)
 
     def _new(self, id: str, data: str, **spec: Any) -> None:
         priority, ends = spec.get("priority", 0.0), spec.get("expires_in")

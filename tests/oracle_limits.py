@@ -49,9 +49,9 @@ class LimitBook:
         self.failures.pop(key, None)
         self.log.insert(0, (key, seconds, reason))
 
-    def unblock(self, key: str, now: float) -> bool:
+    def unblock(self, key: str) -> None:
         self.failures.pop(key, None)
-        return self.blocks.pop(key, (now, ""))[0] > now
+        self.blocks.pop(key, None)
 
     def blocked(self, key: str, now: float) -> tuple[Any, ...] | None:
         """The refusal to publish with a key, if it is blocked."""
@@ -69,7 +69,7 @@ class LimitBook:
         most, window, seconds = after
         self.failures[key] = [*self.recent(key, now), now]
         if len(self.failures[key]) >= most:
-            self.block(key, now, seconds, f"{most} failures within {window:g} s")
+            self.block(key, now, seconds, f"{most} failure{'s' * (most > 1)} within {window:g} s")
 
     def full(self, jobs: Iterable[Any], key: str, *, at_once: bool) -> tuple[Any, ...] | None:
         """The refusal of one more job with this key, or with none."""

@@ -9,6 +9,7 @@ import redis
 from desk import STATES, Desk, plain
 
 from thoonk_jobs import Broker, calls, flows, request
+from thoonk_jobs.codec import pack
 from thoonk_jobs.machine import State
 
 
@@ -76,6 +77,32 @@ def test_a_job_that_takes_a_forgotten_id_comes_after_it_in_the_log(desk: Desk):
     desk.do(request.merged([desk.publish("new"), desk.publish("old")]))
 
     assert desk.audit().rows_of("old") == ["publish", "claim", "finish", "purge", "publish"]
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_replacement_that_starts_at_once_keeps_place_and_state(desk: Desk, held: bool):
+    if held:
+        desk.do(desk.limit(None, 0))
+    for id in "abc":
+        desk.do(desk.publish(id, unique=f"name of {id}"))
+    before = desk.audit()
+
+    desk.do(desk.publish("newer", "newer data", unique="name of a", conflict=2))
+
+    after = desk.audit()
+    assert desk.do(calls.read(desk.keys, ["a"])).data == pack("newer data")[0]
+    changed_only = {"digest": after.jobs[b"a"].digest, "request": after.jobs[b"a"].request}
+    assert after.jobs == {**before.jobs, b"a": before.jobs[b"a"]._replace(**changed_only)}
+    assert after["events"] == before["events"]
+
+
+def test_a_replacement_that_starts_at_once_is_started_at_once_where_its_holder_was_due_later(desk: Desk):
+    desk.do(desk.publish("holder", unique="name", delay=60))
+
+    desk.do(desk.publish("newer", "newer data", unique="name", conflict=2))
+
+    desk.settle()
+    assert desk.audit().rows_of("holder") == ["schedule", "postpone", "promote"]
 
 
 # Lists.
