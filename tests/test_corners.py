@@ -8,7 +8,7 @@ import pytest
 import redis
 from desk import STATES, Desk, plain
 
-from thoonk_jobs import Broker, calls
+from thoonk_jobs import Broker, calls, flows
 from thoonk_jobs.limits import EACH_KEY
 from thoonk_jobs.machine import State
 
@@ -50,6 +50,25 @@ def test_a_replacement_that_is_sent_again_later_does_not_postpone_again(desk: De
     desk.do(call)
 
     assert desk.audit().jobs[b"holder"].until == due
+
+
+# Lists.
+
+
+def test_a_job_that_comes_due_while_all_are_listed_is_named_once(desk: Desk):
+    desk.do(desk.publish("a", delay=5))
+    listing = flows.live_ids(desk.keys)
+    ids = found = None
+    while ids is None:
+        try:
+            found = desk.wire.run(listing.send(found))
+        except StopIteration as end:
+            ids = end.value
+        if found:
+            desk.advance(5)
+            desk.settle()
+
+    assert (ids, desk.state("a")) == (["a"], State.AVAILABLE)
 
 
 # Limits.

@@ -51,7 +51,8 @@ function T.count_failure(key)
   local times = T.failures_of(key)
   times[#times + 1] = T.now
   if #times >= most then
-    local reason = string.format('%.0f failures within %g s', most, window / 1000)
+    local word = most == 1 and 'failure' or 'failures'
+    local reason = string.format('%.0f %s within %g s', most, word, window / 1000)
     return T.block(key, limits[LIMIT_BLOCK], reason, string.format('%016.0f', T.draw_token()))
   end
   for at, time in ipairs(times) do times[at] = struct.pack('>d', time) end
