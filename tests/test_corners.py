@@ -8,7 +8,7 @@ import pytest
 import redis
 from desk import STATES, Desk, plain
 
-from thoonk_jobs import Broker, calls, flows
+from thoonk_jobs import Broker, calls, flows, request
 from thoonk_jobs.limits import EACH_KEY
 from thoonk_jobs.machine import State
 
@@ -52,6 +52,33 @@ def test_a_replacement_that_is_sent_again_later_does_not_postpone_again(desk: De
     assert desk.audit().jobs[b"holder"].until == due
 
 
+def test_a_job_that_is_replaced_in_the_call_that_published_it_was_published_first(desk: Desk):
+    desk.do(desk.publish("a", unique="first"))
+    later = {"conflict": 2, "delay": 5}
+
+    desk.do(
+        request.merged(
+            [
+                desk.publish("b", "newer", unique="first", **later),
+                desk.publish("c", unique="second"),
+                desk.publish("d", "newer", unique="second", **later),
+            ]
+        )
+    )
+
+    assert desk.audit().rows_of("c") == ["publish", "postpone"]
+
+
+def test_a_job_that_takes_a_forgotten_id_comes_after_it_in_the_log(desk: Desk):
+    desk.do(desk.publish("old", keep=0))
+    _finish(desk, "old")
+    desk.advance(60.5)
+
+    desk.do(request.merged([desk.publish("new"), desk.publish("old")]))
+
+    assert desk.audit().rows_of("old") == ["publish", "claim", "finish", "purge", "publish"]
+
+
 # Lists.
 
 
@@ -72,6 +99,26 @@ def test_a_job_that_comes_due_while_all_are_listed_is_named_once(desk: Desk):
 
 
 # Limits.
+
+
+def test_who_is_next_in_line_behind_a_job_that_was_withdrawn_is_not_forgotten(desk: Desk):
+    """Of a key with room the first waits for the queue only; the second is to be the first when that one is gone."""
+    desk.do(desk.limit(None, 1))
+    desk.do(desk.limit("blue", 1))
+    desk.do(desk.publish("holder", key="blue"))
+    token = desk.take("holder")
+    desk.do(desk.publish("first", key="blue"))
+    desk.do(desk.publish("second", key="blue"))
+    desk.do(desk.publish("urgent", priority=1))
+    desk.do(calls.finish(desk.keys, "holder", token, b""))
+    assert _states(desk) | {"holder": None} == {
+        "holder": None, "first": State.WAITING, "second": State.WAITING, "urgent": State.AVAILABLE,
+    }  # fmt: skip
+
+    desk.do(calls.operate(desk.keys, "retract", ["first"]))
+    _finish(desk, "urgent")
+
+    assert _states(desk)["second"] is State.AVAILABLE
 
 
 def test_a_slot_of_the_queue_goes_to_the_first_that_can_use_it(desk: Desk):

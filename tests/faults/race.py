@@ -216,12 +216,12 @@ class Crew:
 
     def _caught(self, able: list[int], busy: Callable[[], list[int]]) -> int | None:
         """One that stands still, and still holds a claim."""
-        for _ in range(20):
-            for pid in [pid for pid in busy() if pid in able]:
-                os.kill(pid, signal.SIGSTOP)
-                if pid in busy():
-                    return pid
-                os.kill(pid, signal.SIGCONT)
+        for _ in range(50):
+            pid = random.choice(able)
+            os.kill(pid, signal.SIGSTOP)
+            if pid in busy():
+                return pid
+            os.kill(pid, signal.SIGCONT)
         return None
 
     def thaw(self, now: float = math.inf) -> None:

@@ -26,7 +26,7 @@ local function adjust_each(from)
   while key and T.budget > 0 do
     park_over('k' .. key, key)
     add_next(ready, key)
-    T.budget = T.budget - 1
+    T.budget = math.max(0, T.budget - 1)
     from = '(' .. T.frame(key) .. '\255'
     key = first_key(from)
   end
@@ -34,7 +34,7 @@ local function adjust_each(from)
   if T.lines_changed then T.commit() end
   T.freed = {}
   let_go_in_order(ready)
-  T.commit()
+  T.release_freed()
 end
 
 -- Makes true what a field of the key limits says; from: for each key, where to go on.

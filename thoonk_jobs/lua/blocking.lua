@@ -3,7 +3,7 @@
 -- In the key limits, with an index by time: what is over is forgotten along with what is set, a few at a time.
 local function unset(times, letter, key)
   redis.call('ZREM', times, key)
-  return redis.call('HDEL', K.limits, letter .. key)
+  redis.call('HDEL', K.limits, letter .. key)
 end
 
 local function set(times, letter, key, over, value)

@@ -100,27 +100,58 @@ local function more_urgent(one, other)
   return a[ORDER] < b[ORDER]
 end
 
+-- One that has room in its key takes a slot of the queue from a less urgent one, as it would had it just been published.
+local function let_go(id)
+  local job = T.jobs[id]
+  local held = wanting(job)
+  if held == 1 then held = make_room(job, held) end
+  if not held then
+    T.least = math.min(T.least, job[PRIORITY])
+    return T.move(id, 'release')
+  end
+  T.touch(id)
+  job[HELD] = held
+end
+
+-- Whether somebody in the queue's line is more urgent than this job and could have its slot. Those whose key is full
+-- could not, unless the job has that key as well: they go back to the line of their key, so that nobody meets them again.
+local function is_overtaken(job)
+  local seen, ids, passed = 0, line('', 50), 0
+  local function answer(found)
+    if passed > 0 then T.commit() end
+    return found
+  end
+  while #ids > 0 do
+    for _, id in ipairs(ids) do
+      local other = T.jobs[id]
+      if other[PRIORITY] <= job[PRIORITY] then return answer(false) end
+      if other[KEY] == '' or other[KEY] == job[KEY] or T.room(other[KEY]) > 0 then return answer(true) end
+      if T.budget == 0 then return answer(true) end -- its slot will tell who is next
+      let_go(id)
+      T.budget, passed = T.budget - 1, passed + 1
+    end
+    seen = seen + #ids
+    ids = line('', 50, seen)
+  end
+  return answer(false)
+end
+
 -- Whether a job that came back loses its slot: a limit was lowered meanwhile, or somebody more urgent waits for it.
 local function must_yield(job, key)
   local room = T.room(key)
   if room ~= 0 then return room < 0 end
+  if key == '' then return is_overtaken(job) end
   local first = line(key, 1)[1]
   return first and T.jobs[first][PRIORITY] > job[PRIORITY]
 end
 
+-- True where it had to give its slot up.
 local function yield_if_due(id)
-  local job = T.jobs[id]
-  if job[STATE] ~= AVAILABLE then return end
-  if job[KEY] ~= '' and must_yield(job, job[KEY]) then return park(id, 2) end
-  if must_yield(job, '') then park(id, 1) end
-end
-
-local function let_go(id)
-  local job = T.jobs[id]
-  local held = wanting(job)
-  if not held then return T.move(id, 'release') end
-  T.touch(id)
-  job[HELD] = held
+  local job, held = T.jobs[id], nil
+  if job[STATE] ~= AVAILABLE then return false end
+  if job[KEY] ~= '' and must_yield(job, job[KEY]) then held = 2 elseif must_yield(job, '') then held = 1 end
+  if held then park(id, held) end
+  return held ~= nil
 end
 
 -- The rest of what follows from a field of the key limits is for the alarm, which is due at once.
@@ -167,27 +198,35 @@ local function let_go_in_order(ready)
   if waiting[at] and T.room('') > 0 then T.later('q') end
 end
 
--- Those who came back give way to who comes before them.
-function T.give_way()
-  if T.lines_changed then T.commit() end
-  for _, id in ipairs(T.came_back) do yield_if_due(id) end
-  T.came_back = {}
-end
-
 -- Lets go as many as fit of those that wait for what this script gave back.
 function T.release_freed()
-  local freed = T.freed
-  T.freed = {}
-  if next(freed) and T.limited ~= '' and anyone_waits() then
-    if T.lines_changed then T.commit() end
-    T.waits = nil
-    local ready = {}
-    for key in pairs(freed) do
-      if key ~= '' then add_next(ready, key) end
+  while next(T.freed) do -- who gave way to one that was let go gave a slot of its key back, too
+    local freed = T.freed
+    T.freed = {}
+    if T.limited ~= '' and anyone_waits() then
+      if T.lines_changed then T.commit() end
+      T.waits = nil
+      local ready = {}
+      for key in pairs(freed) do
+        if key ~= '' then add_next(ready, key) end
+      end
+      let_go_in_order(ready)
     end
-    let_go_in_order(ready)
   end
   T.commit()
+end
+
+-- Those who came back give way to who comes before them, the least urgent first; each slot is taken before the next of
+-- them is looked at, or two would give way to one, or one to nobody.
+function T.give_way()
+  local ids = T.came_back
+  if #ids == 0 then return end
+  T.came_back = {}
+  T.release_freed()
+  table.sort(ids, function(one, other) return more_urgent(other, one) end)
+  for _, id in ipairs(ids) do
+    if yield_if_due(id) then T.release_freed() end
+  end
 end
 
 -- Answers each item for itself; act gets its id and the place of its first argument.

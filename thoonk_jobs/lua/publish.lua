@@ -74,6 +74,7 @@ local function meet(holder, id, digest, spec, data)
   local job, request = T.jobs[holder], string.sub(redis.sha1hex(id), 1, 16)
   local again = spec.conflict == 2 and job[REQUEST] == request and job[DIGEST] == digest
   if not again and spec.conflict == 2 and EDGES.postpone[job[STATE]] then
+    if T.index[holder] ~= nil then T.commit() end -- what this call did to it comes first in the log
     T.touch(holder)
     plan(job, spec)
     if job[UNTIL] == 0 then job[UNTIL] = T.now end
@@ -135,7 +136,8 @@ local function publish(id, digest, spec, data)
   local job = T.jobs[id]
   if job and job[STATE] == FINISHED and job[BARE] == 1 and job[UNTIL] <= T.now and T.trusted then
     T.move(id, 'purge')
-    T.gone[id] = nil -- nothing is left but the record, which the new job takes
+    T.commit() -- the log has it before the new job of this id, whatever else this call published before
+    job = nil
   end
   if job and job[STATE] ~= ABSENT then
     if job[DIGEST] ~= digest then return {'exists', job[STATE], ''} end
