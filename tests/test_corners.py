@@ -10,6 +10,7 @@ from desk import STATES, Desk, plain
 
 from thoonk_jobs import Broker, calls, flows, request
 from thoonk_jobs.codec import pack
+from thoonk_jobs.limits import EACH_KEY
 from thoonk_jobs.machine import State
 
 
@@ -434,3 +435,20 @@ def test_what_is_due_in_thousands_is_settled_in_parts_until_nothing_is_left(desk
 
 def _item(desk: Desk, id: str, **spec: Any) -> tuple[Any, ...]:
     return desk.publish(id, **spec).args
+
+
+def test_a_change_of_each_key_moves_the_jobs_of_many_keys_in_one_entry_of_the_log_each(desk: Desk):
+    for number in range(600):
+        desk.do(desk.publish(f"{number}", key=f"key {number % 200}"))
+    desk.do(desk.limit(None, 250))
+
+    for running, available in ((1, 200), (2, 250), (0, 0), (3, 250)):
+        before = len(desk.contents()["events"])
+        more = desk.do(desk.limit(EACH_KEY, running))
+        desk.audit()
+        while more:
+            more = desk.do(calls.settle(desk.keys))
+            desk.audit()
+
+        assert len(desk.contents().in_state(State.AVAILABLE)) == available
+        assert len(desk.contents()["events"]) - before < 20
