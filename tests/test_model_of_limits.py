@@ -1,4 +1,4 @@
-"""Random histories of a queue whose limits are always full, against the same model as `test_model`, and by its rules."""
+"""Random histories of a queue whose limits are always full, against the model of `test_model`, and by its rules."""
 
 from __future__ import annotations
 
