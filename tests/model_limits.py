@@ -105,7 +105,7 @@ class LimitRules:
     def end_together(self: QueueMachine, verb: str, most: int, delay: float) -> None:
         """Claims that are held are ended in one call."""
         held = [claim for claim in self.claims if self.oracle.holds(*claim)][:most]
-        if len(held) < 2 or self.oracle.keep_stalled == 1 or self.oracle.keep_last <= 2:
+        if len(held) < 2 or self.oracle.keep_stalled == 1 or self.oracle.keep_last <= 2 or self.oracle.is_swept():
             return  # what is forgotten or retracted between two of them, and what after all, is not the same
         more, how = {
             "finish": ((), {"result": b""}),
@@ -130,8 +130,9 @@ class LimitRules:
     @rule(jobs=TOGETHER)
     def publish_together(self: QueueMachine, jobs: list[tuple[str, str, dict[str, Any]]]) -> None:
         book = self.oracle.limits
-        if any(numbers.get("when_full") == "reject" for numbers in book.numbers.values()):
-            return  # who has slots in between is the server's choice
+        rejects = any(numbers.get("when_full") == "reject" for numbers in book.numbers.values())
+        if rejects or self.oracle.is_swept():
+            return  # who has slots in between is the server's choice; a call forgets once, not before each job
         made, expected = [], []
         for id, data, spec in jobs:
             body, digest = pack(data)

@@ -108,7 +108,7 @@ def example(client: redis.Redis) -> Any:
 
 
 def test_any_history_of_full_limits_is_answered_as_the_model_says(example: Callable[[], LimitedMachine]):
-    run_state_machine_as_test(example, settings=settings(USUAL, max_examples=60))
+    run_state_machine_as_test(example, settings=settings(USUAL, max_examples=35))
 
 
 @pytest.mark.slow

@@ -216,14 +216,13 @@ function T.release_freed()
   T.commit()
 end
 
--- Those who came back give way to who comes before them, the least urgent first; each slot is taken before the next of
--- them is looked at, or two would give way to one, or one to nobody.
+-- Those who came back give way to who comes before them; each slot is taken before the next of them is looked at, or
+-- the second would keep its own though somebody more urgent still waits.
 function T.give_way()
   local ids = T.came_back
   if #ids == 0 then return end
   T.came_back = {}
   T.release_freed()
-  table.sort(ids, function(one, other) return more_urgent(other, one) end)
   for _, id in ipairs(ids) do
     if yield_if_due(id) then T.release_freed() end
   end
