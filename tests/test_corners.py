@@ -248,13 +248,6 @@ def test_a_job_whose_key_has_room_again_takes_a_slot_of_the_queue_from_a_less_ur
     assert _states(desk) == {"urgent": State.AVAILABLE, "plain": State.WAITING}
 
 
-def test_a_block_that_is_over_is_not_ended_by_an_unblock(desk: Desk):
-    desk.do(calls.block(desk.keys, "blue", 5000, "odd"))
-    desk.advance(5)
-
-    assert desk.do(calls.unblock(desk.keys, "blue")) is False
-
-
 def test_a_job_that_was_held_has_no_reason_but_its_own(desk: Desk):
     desk.do(desk.limit(None, 0))
     desk.do(desk.publish("a"))
