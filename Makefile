@@ -20,7 +20,7 @@ bench: .venv/.installed  ## measure what a job costs, on a private server; ARGS=
 	.venv/bin/python benchmarks/core.py $(ARGS)
 
 test: .venv/.installed  ## run the tests against the installed package; ARGS="-k name" for some
-	$(PYTEST) $(ARGS)
+	$(PYTEST) -n auto --dist loadfile $(ARGS)
 
 check: lint test  ## all that a change must pass: lint, format, types, tests
 

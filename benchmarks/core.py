@@ -15,6 +15,7 @@ from typing import Protocol
 import herd
 import idle
 import latency
+import limits
 import server_cost
 import sizes
 from processes import cores
@@ -34,6 +35,10 @@ TOPICS: dict[str, Topic] = {
     "idle": idle.measure,
     "commands": herd.measure,
     "latency": latency.measure,
+    "limits": limits.cost,
+    "limits-commands": limits.drained,
+    "limits-changes": limits.changes,
+    "limits-idle": limits.idle,
 }
 
 

@@ -92,7 +92,7 @@ def check_audit(client: redis.Redis, namespace: str, queue: str, now: float = 0)
     """What the queue has. Raises AssertionError with all that does not agree."""
     found = contents(client, namespace, queue)
     wrong = violations(found, now)
-    assert not wrong, "the keys of the queue disagree:\n  " + "\n  ".join(wrong)
+    assert not wrong, f"the keys of the queue disagree, {len(wrong)} times:\n  " + "\n  ".join(wrong[:20])
     return found
 
 
@@ -272,6 +272,17 @@ def _limits(found: Contents) -> Iterator[str]:
         full = key if room[key] <= 0 else ""
         if job.priority > slowest[full] and room[full] == 0:
             yield f"{id!r} waits at {job.priority}, a less urgent job has the slot of {full or 'the queue'!r}"
+    yield from _lines(found, limits, held)
+
+
+def _lines(found: Contents, limits: Limits, held: Counter[str]) -> Iterator[str]:
+    """Who waits in the line of a key waits for that key: as many as it has room for stand in the queue's line."""
+    lines: dict[int, Counter[str]] = {1: Counter(), 2: Counter()}
+    for id in found.in_state(State.WAITING):
+        lines[found.jobs[id].held][found.jobs[id].key.decode()] += 1
+    for key, parked in lines[2].items():
+        if limits.running(key) - held[key] > lines[1][key]:
+            yield f"{parked} jobs wait for their key {key!r}, which has room, {lines[1][key]} of it for the queue"
 
 
 def _blocks(found: Contents) -> Iterator[str]:
@@ -283,6 +294,14 @@ def _blocks(found: Contents) -> Iterator[str]:
     for key, until in found["blocked"]:
         if struct.unpack_from(">d", fields[b"b" + key])[0] != until:
             yield f"{key!r} is not blocked until {until}"
+    for field, raw in fields.items():
+        if field[:1] in b"qek" and all(math.isnan(number) for number in struct.unpack(">6d", raw)):
+            yield f"the limit {field!r} says nothing"
+        if field[:1] == b"f" and (not raw or len(raw) % 8):
+            yield f"the failures of {field[1:]!r} are {raw!r}"
+    for field in found["behind"]:
+        if field not in (b"q", b"e") and field[:1] != b"k":
+            yield f"more is to be done for {field!r}, which is no limit"
     if len(found["blockings"]) > 1000:
         yield f"the log of blocks has {len(found['blockings'])} entries"
 

@@ -82,6 +82,18 @@ def waiting(client: redis.Redis, queue: Queue) -> int:
     return int(client.zcard(f"{queue.keys.base}:waiters"))
 
 
+def count_of_commands(client: redis.Redis) -> int:
+    """How many commands the server was ever sent, this one not counted."""
+    return int(client.info("stats")["total_commands_processed"])
+
+
+def quiet(client: redis.Redis) -> bool:
+    """Whether nobody sends anything."""
+    before = count_of_commands(client)
+    time.sleep(0.1)
+    return count_of_commands(client) == before + 1
+
+
 class Heard:
     """What callbacks were called with, and how often for each job."""
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from oracle_limits import LimitBook
 from transitions import MachineError
 
 from thoonk_jobs import machine
-from thoonk_jobs.errors import JobExists, JobNotFound, NotUnique, StaleClaim, TransitionRefused
+from thoonk_jobs.codec import pack
+from thoonk_jobs.errors import JobExists, JobNotFound, NotUnique, PayloadError, StaleClaim, TransitionRefused
 from thoonk_jobs.machine import ROWS, Outcome, State
 from thoonk_jobs.timing import LEFT_FOR, RECORD_KEPT, TOLD_FOR, WAITED
 
@@ -93,7 +96,8 @@ class Oracle:
     token: int = 0
     paused: bool = False
     jobs: dict[str, Job] = field(default_factory=dict)
-    limits: dict[str, int] = field(default_factory=dict)
+    max_payload: float = INF
+    limits: LimitBook = field(default_factory=LimitBook)
     names: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -144,7 +148,7 @@ class Oracle:
         """Under limits the server chooses which of those that could run wait: between these two states only."""
         job = self.jobs[id]
         assert {job.state, state} == {State.WAITING.value, State.AVAILABLE.value}, f"{id} is {state}, not {job.state}"
-        assert self.limits or state == State.AVAILABLE, f"{id} waits, and no limit is set"
+        assert self.limits.may_hold() or state == State.AVAILABLE, f"{id} waits, and no limit is set"
         self.move(job, "release" if state == State.AVAILABLE else "park")
 
     # What is asked.
@@ -159,9 +163,15 @@ class Oracle:
                 return JobExists
             self._watch(job, spec.get("home", ""))
             return id
-        holder = self.names.get(spec.get("unique", ""))
+        key, holder = spec.get("key", ""), self.names.get(spec.get("unique", ""))
+        if len(pack(data)[0]) > self.max_payload:
+            return PayloadError
+        if refusal := self.limits.blocked(key, self.now):
+            return refusal
         if holder:
             return self._meet(self.jobs[holder], id, data, spec)
+        if refusal := self.limits.full(self.jobs.values(), key, at_once=not self._starts_later(spec)):
+            return refusal
         self._new(id, data, **spec)
         return id
 
@@ -169,13 +179,17 @@ class Oracle:
         if (spec["conflict"], holder.replaced_by, holder.data) == (2, id, data):
             pass  # this very request, again
         elif spec["conflict"] == 2 and State(holder.state) in ROWS["postpone"].sources:
-            self._plan(holder, spec)
             holder.data, holder.replaced_by = data, id
-            self.move(holder, "postpone")
+            if holder.state == State.SCHEDULED or self._starts_later(spec):
+                self._plan(holder, spec)
+                self.move(holder, "postpone")
         elif spec["conflict"] != 1:
-            return NotUnique
+            return NotUnique, holder.id
         self._watch(holder, spec.get("home", ""))
         return holder.id
+
+    def _starts_later(self, spec: dict[str, Any]) -> bool:
+        return bool(spec.get("delay", 0) > 0 or spec.get("run_at", 0) * 1000 > self.wall)
 
     def _new(self, id: str, data: str, **spec: Any) -> None:
         priority, ends = spec.get("priority", 0.0), spec.get("expires_in")
@@ -223,6 +237,7 @@ class Oracle:
 
     def fail(self, id: str, token: int, *, final: bool, delay: float) -> Any:
         def failed(job: Job) -> None:
+            self.limits.failed(job.key, self.now)
             job.failures += 1
             job.total_failures += 1
             if final:
@@ -299,14 +314,14 @@ class Oracle:
 
     def rerun(self, id: str) -> Any:
         job = self.jobs.get(id)
-        taken = job is not None and job.unique in self.names
+        holder = self.names.get(job.unique) if job else None
 
         def again(job: Job) -> None:
             self._anew(job)
             job.outcome, job.expires, job.result = None, INF, b""
             self.move(job, "rerun")
 
-        return self._operator(id, "rerun", again, refusal=NotUnique if taken else None)
+        return self._operator(id, "rerun", again, refusal=(NotUnique, holder) if holder else None)
 
     def _anew(self, job: Job) -> None:
         job.failures, job.cancels, job.lost, job.replaced_by = 0, 0, 0, ""
@@ -510,12 +525,8 @@ class Oracle:
         return {state: shown.count(state) for state in State}
 
     def running(self) -> dict[str, int]:
-        """How many jobs that each limit counts are claimed."""
-        return self._held(State.CLAIMED)
-
-    def _held(self, *states: State) -> dict[str, int]:
-        keys = [job.key for job in self._in(*states)]
-        return {field: len(keys) if field == "q" else keys.count(field[1:]) for field in self.limits}
+        """How many jobs of each key are claimed, and of the queue."""
+        return dict(Counter(each for job in self._in(State.CLAIMED) for each in {"", job.key}))
 
 
 def _by_until(job: Job) -> tuple[float, bytes]:

@@ -1,7 +1,7 @@
 """The scenarios B2 to B61 of node-background-task (`requirements/seeds.md`, section 3): time-outs, waits, claims, ends.
 
 Its creator is a publisher here, its worker whoever calls `get`, its task type and channel the name of a queue. Those on
-limits, blocked keys, broadcast, events, roles and connections come elsewhere.
+limits and blocked keys are in test_background_task_limits.py; broadcast, events, roles and connections come elsewhere.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from collections import defaultdict
 from typing import Any
 
 import pytest
-import redis
-from helpers import SOON, Heard, in_thread, taken, until, waiting
+from helpers import SOON, Heard, count_of_commands, in_thread, quiet, taken, until, waiting
 
 from thoonk_jobs import (
     BrokerClosed,
@@ -34,18 +33,6 @@ from thoonk_jobs import (
 pytestmark = pytest.mark.asyncio_on("valkey")
 
 MIB = 1024 * 1024
-
-
-def count_of_commands(client: redis.Redis) -> int:
-    """How many commands the server was ever sent, this one not counted."""
-    return int(client.info("stats")["total_commands_processed"])
-
-
-def quiet(client: redis.Redis) -> bool:
-    """Whether nobody sends anything."""
-    before = count_of_commands(client)
-    time.sleep(0.1)
-    return count_of_commands(client) == before + 1
 
 
 WORKER = """
@@ -145,17 +132,6 @@ def test_b13_publish_returns_the_id_that_the_callback_receives(queue, elsewhere,
     taken(elsewhere).finish()
 
     assert heard.news.get(timeout=SOON).id == job.id
-
-
-def test_b21_two_jobs_of_one_key_are_both_completed(broker, queue, elsewhere, heard):
-    jobs = [queue.publish(n, key="ann@example.com", on_finish=heard) for n in range(2)]
-
-    for claim in elsewhere.get_many(2):
-        claim.finish(claim.data)
-    broker.join(timeout=SOON)
-
-    assert heard.once_each([job.id for job in jobs])
-    assert sorted(job.result for job in heard.jobs) == [0, 1]
 
 
 @pytest.mark.parametrize("reports", [1, 2, 5])

@@ -47,6 +47,31 @@ def test_the_size_of_a_job_is_printed_for_each_state():
     assert "key payload" in found
 
 
+def test_the_cost_of_a_limit_is_printed_beside_a_queue_without_one():
+    found = rows(run("--quick", "--only", "limits"))
+
+    steps = ("publish", "claim", "finish", "all three")
+    cases = [row for row in found if len(row) > 6 and row[3] in steps]
+    assert [row[0] for row in cases] == (["1"] * 4 + ["100"] * 4) * 4
+    assert all(float(figure) > 0 for row in cases for figure in row[4:8])
+
+
+def test_what_full_keys_send_change_and_leave_quiet_is_printed():
+    topics = ("limits-commands", "limits-changes", "limits-idle")
+    found = rows(run("--quick", *(word for name in topics for word in ("--only", name))))
+
+    assert [row[:2] for row in found if row[0] in ("20", "100", "200")] == [
+        ["20", "60"],
+        ["100", "300"],
+        ["200", "600"],
+    ]
+    changed = {row[0]: row[1] for row in found if len(row) > 2}
+    steps = ("set: 1", "raised: 2", "lowered: 1", "lifted")
+    assert [changed[step] for step in steps] == ["400", "200", "200", "400"]
+    [waiting] = [row for row in found if row[:2] == ["10", "10"]]
+    assert waiting[2] == "20"
+
+
 def test_topics_can_be_chosen_and_each_says_how_it_was_taken():
     printed = run("--quick", "--only", "bytes", "--only", "server")
 

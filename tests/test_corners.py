@@ -8,7 +8,9 @@ import pytest
 import redis
 from desk import STATES, Desk, plain
 
-from thoonk_jobs import Broker, calls
+from thoonk_jobs import Broker, calls, flows, request
+from thoonk_jobs.codec import pack
+from thoonk_jobs.limits import EACH_KEY
 from thoonk_jobs.machine import State
 
 
@@ -51,7 +53,99 @@ def test_a_replacement_that_is_sent_again_later_does_not_postpone_again(desk: De
     assert desk.audit().jobs[b"holder"].until == due
 
 
+def test_a_job_that_is_replaced_in_the_call_that_published_it_was_published_first(desk: Desk):
+    desk.do(desk.publish("a", unique="first"))
+    later = {"conflict": 2, "delay": 5}
+
+    desk.do(
+        request.merged(
+            [
+                desk.publish("b", "newer", unique="first", **later),
+                desk.publish("c", unique="second"),
+                desk.publish("d", "newer", unique="second", **later),
+            ]
+        )
+    )
+
+    assert desk.audit().rows_of("c") == ["publish", "postpone"]
+
+
+def test_a_job_that_takes_a_forgotten_id_comes_after_it_in_the_log(desk: Desk):
+    desk.do(desk.publish("old", keep=0))
+    _finish(desk, "old")
+    desk.advance(60.5)
+
+    desk.do(request.merged([desk.publish("new"), desk.publish("old")]))
+
+    assert desk.audit().rows_of("old") == ["publish", "claim", "finish", "purge", "publish"]
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_replacement_that_starts_at_once_keeps_place_and_state(desk: Desk, held: bool):
+    if held:
+        desk.do(desk.limit(None, 0))
+    for id in "abc":
+        desk.do(desk.publish(id, unique=f"name of {id}"))
+    before = desk.audit()
+
+    desk.do(desk.publish("newer", "newer data", unique="name of a", conflict=2))
+
+    after = desk.audit()
+    assert desk.do(calls.read(desk.keys, ["a"])).data == pack("newer data")[0]
+    changed_only = {"digest": after.jobs[b"a"].digest, "request": after.jobs[b"a"].request}
+    assert after.jobs == {**before.jobs, b"a": before.jobs[b"a"]._replace(**changed_only)}
+    assert after["events"] == before["events"]
+
+
+def test_a_replacement_that_starts_at_once_is_started_at_once_where_its_holder_was_due_later(desk: Desk):
+    desk.do(desk.publish("holder", unique="name", delay=60))
+
+    desk.do(desk.publish("newer", "newer data", unique="name", conflict=2))
+
+    desk.settle()
+    assert desk.audit().rows_of("holder") == ["schedule", "postpone", "promote"]
+
+
+# Lists.
+
+
+def test_a_job_that_comes_due_while_all_are_listed_is_named_once(desk: Desk):
+    desk.do(desk.publish("a", delay=5))
+    listing = flows.live_ids(desk.keys)
+    ids = found = None
+    while ids is None:
+        try:
+            found = desk.wire.run(listing.send(found))
+        except StopIteration as end:
+            ids = end.value
+        if found:
+            desk.advance(5)
+            desk.settle()
+
+    assert (ids, desk.state("a")) == (["a"], State.AVAILABLE)
+
+
 # Limits.
+
+
+def test_who_is_next_in_line_behind_a_job_that_was_withdrawn_is_not_forgotten(desk: Desk):
+    """Of a key with room the first waits for the queue only; the second is to be the first when that one is gone."""
+    desk.do(desk.limit(None, 1))
+    desk.do(desk.limit("blue", 1))
+    desk.do(desk.publish("holder", key="blue"))
+    token = desk.take("holder")
+    desk.do(desk.publish("first", key="blue"))
+    desk.do(desk.publish("second", key="blue"))
+    desk.do(desk.publish("urgent", priority=1))
+    desk.do(calls.finish(desk.keys, "holder", token, b""))
+    assert _states(desk) | {"holder": None} == {
+        "holder": None, "first": State.WAITING, "second": State.WAITING, "urgent": State.AVAILABLE,
+    }  # fmt: skip
+
+    desk.do(calls.operate(desk.keys, "retract", ["first"]))
+    _finish(desk, "urgent")
+
+    assert _states(desk)["second"] is State.AVAILABLE
 
 
 def test_a_slot_of_the_queue_goes_to_the_first_that_can_use_it(desk: Desk):
@@ -141,6 +235,17 @@ def test_what_comes_due_does_not_overtake_what_waits_for_a_slot(desk: Desk):
     desk.settle()
 
     assert (_states(desk)["waits"], _states(desk)["comes due"]) == (State.AVAILABLE, State.WAITING)
+
+
+def test_a_job_whose_key_has_room_again_takes_a_slot_of_the_queue_from_a_less_urgent_one(desk: Desk):
+    desk.do(desk.limit(None, 1))
+    desk.do(desk.limit("blue", 0))
+    desk.do(desk.publish("plain"))
+    desk.do(desk.publish("urgent", key="blue", priority=5))
+
+    desk.do(desk.limit("blue", 1))
+
+    assert _states(desk) == {"urgent": State.AVAILABLE, "plain": State.WAITING}
 
 
 def test_a_job_that_was_held_has_no_reason_but_its_own(desk: Desk):
@@ -341,3 +446,20 @@ def test_what_is_due_in_thousands_is_settled_in_parts_until_nothing_is_left(desk
 
 def _item(desk: Desk, id: str, **spec: Any) -> tuple[Any, ...]:
     return desk.publish(id, **spec).args
+
+
+def test_a_change_of_each_key_moves_the_jobs_of_many_keys_in_one_entry_of_the_log_each(desk: Desk):
+    for number in range(600):
+        desk.do(desk.publish(f"{number}", key=f"key {number % 200}"))
+    desk.do(desk.limit(None, 250))
+
+    for running, available in ((1, 200), (2, 250), (0, 0), (3, 250)):
+        before = len(desk.contents()["events"])
+        more = desk.do(desk.limit(EACH_KEY, running))
+        desk.audit()
+        while more:
+            more = desk.do(calls.settle(desk.keys))
+            desk.audit()
+
+        assert len(desk.contents().in_state(State.AVAILABLE)) == available
+        assert len(desk.contents()["events"]) - before < 20

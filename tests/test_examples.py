@@ -18,6 +18,12 @@ PRINTED = {
 /news/1 has 1 links
 /news/2 has 0 links
 """,
+    "debounce": """\
+index Hello
+refused while it runs: True
+index version 1 while 1 waits
+index version 4
+""",
     "events": """\
 TASK_AVAILABLE publish
 TASK_CLAIMED   claim
@@ -31,6 +37,14 @@ ann -> hello, ann
 bob -> hello, bob
 cleo -> hello, cleo
 the worker leaves
+""",
+    "limits_per_customer": """\
+small has its 3 jobs already
+at work: big & co, page 1; big & co, page 2; small, page 1
+at work: big & co, page 3; small, page 2
+at work: small, page 3
+small is blocked for an hour: 2 failures within 60 s
+blocked: []
 """,
     "many": """\
 published 1000

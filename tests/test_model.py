@@ -23,13 +23,14 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from model_limits import LIMITS, LimitRules
 from oracle import INF, Oracle
+from oracle_limits import Step
 
-from thoonk_jobs import calls, limits, request
+from thoonk_jobs import calls, request
 from thoonk_jobs.codec import pack
-from thoonk_jobs.errors import ThoonkError
+from thoonk_jobs.errors import KeyBlocked, LimitReached, NotUnique, ThoonkError
 from thoonk_jobs.keys import QueueKeys
-from thoonk_jobs.limits import UNCHANGED
 from thoonk_jobs.machine import CODES, Outcome, State
 from thoonk_jobs.publication import Publication
 from thoonk_jobs.record import Spec
@@ -38,16 +39,15 @@ from thoonk_jobs.timing import JUMP, UNKNOWN_SKEW
 
 _numbers = itertools.count(1)
 OUTCOMES = (None, *Outcome)
-ALWAYS_NEWS = ("pause", "watch", "probe")
+ALWAYS_NEWS = ("pause", "watch", "probe", "block")
 """Scripts that answer what they changed, or what there is to read."""
 SWEEPING = ("publish", "finish")
 """Scripts that forget what is over; what lost its data in that may be over at once."""
 STALLING = ("stall", "fail", "cancel")
 """Scripts that stall a job: one that keep_stalled has no room for is retracted at once."""
 
-FIELDS = st.sampled_from(["q", "kx", "ky"])
 IDS = st.sampled_from("abcdefgh")
-DATA = st.sampled_from(["data", "data", "data", "other"])
+DATA = st.sampled_from(["data", "data", "data", "data", "other", "other", "too much"])
 DELAYS = st.sampled_from([0, 0, 0, 3, 40])
 SPANS = st.sampled_from([0.001, 1, 2, 3, 5, 29, 60, 61, 3600])
 PROCESSES = st.sampled_from(["p1", "p2", "p3"])
@@ -56,7 +56,7 @@ SPEC = {
     "delay": DELAYS,
     "keep": st.sampled_from([3600, 0, 5]),
     "max_attempts": st.sampled_from([2, 1, 0]),
-    "key": st.sampled_from(["", "x", "x", "y"]),
+    "key": st.sampled_from(["", "x", "x", "y", "z"]),
     "home": st.sampled_from(["", "", "p1", "p2"]),
 }
 UNIQUE = {"unique": st.sampled_from(["u", "v"]), "conflict": st.sampled_from([0, 1, 2]), "passing": st.booleans()}
@@ -65,13 +65,13 @@ SPECS = st.one_of(
     st.fixed_dictionaries(SPEC, optional=EXPIRING), st.fixed_dictionaries({**SPEC, **UNIQUE}, optional=EXPIRING)
 )
 PUBLICATIONS = st.lists(st.tuples(IDS, DATA, SPECS), min_size=1, max_size=6)
-RUNNING = st.sampled_from([1, 2, 3, 0, None])
 SETTINGS = st.fixed_dictionaries(
     {
         "max_lost": st.sampled_from([3, 1]),
         "max_cancels": st.sampled_from([INF, 2]),
         "keep_last": st.sampled_from([10_000, 10_000, 2, 0]),
         "keep_stalled": st.sampled_from([100_000, 100_000, 1]),
+        "max_payload": st.sampled_from([INF, 8]),
     }
 )
 AT = st.integers(0, 9)
@@ -79,7 +79,7 @@ ROOM = st.sampled_from([0, 0, 1, 2])
 JUMPS = st.sampled_from([3600, -3600, 10, -10])
 
 
-class QueueMachine(RuleBasedStateMachine):
+class QueueMachine(LimitRules, RuleBasedStateMachine):
     """One example: a new queue, whose server and model are asked the same and compared after every step."""
 
     client: redis.Redis
@@ -96,6 +96,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.ears: dict[str, Ear] = {}
         self.skew, self.seen = 0, 0.0  # of the server's elapsed clock, as it said last
         self.alarm = (INF, "")  # when and whose, as those who listen know
+        self.before = Step([])  # who had slots and who waited
 
     def teardown(self) -> None:
         for ear in self.ears.values():
@@ -115,10 +116,7 @@ class QueueMachine(RuleBasedStateMachine):
         if self._is_idempotent(call):
             before = self._numbers()
             again = self.answer(call, number)
-            if isinstance(answer, ThoonkError):  # its reason may have been forgotten meanwhile
-                assert isinstance(again, ThoonkError), f"{call.script.name} was refused, and the second time was not"
-            else:
-                assert plain(again) == plain(answer), f"{call.script.name} was answered otherwise the second time"
+            assert _repeated(again) == _repeated(answer), f"{call.script.name} was answered otherwise the second time"
             after = self._numbers()
             assert before.items() <= after.items(), f"{call.script.name} did something twice: {before} is now {after}"
         self.agree()
@@ -170,18 +168,18 @@ class QueueMachine(RuleBasedStateMachine):
     @initialize(
         given=SETTINGS,
         jobs=PUBLICATIONS,
-        limits=st.one_of(st.just({}), st.dictionaries(FIELDS, st.sampled_from([1, 2]), min_size=1, max_size=3)),
+        limits=st.one_of(st.just([]), st.lists(LIMITS, min_size=1, max_size=3)),
         ears=st.one_of(st.just({"p1", "p2", "p3"}), st.sets(PROCESSES)),
     )
-    def begin(self, given: dict[str, float], jobs: list[Any], limits: dict[str, int], ears: set[str]) -> None:
+    def begin(self, given: dict[str, float], jobs: list[Any], limits: list[Any], ears: set[str]) -> None:
         for process in sorted(ears):
             self.subscribe(process)
         self.answer(calls.configure(self.keys, {name: f"{value:g}" for name, value in given.items()}))
         for name, value in given.items():
             setattr(self.oracle, name, value)
         self.limited = bool(limits)
-        for field, running in limits.items():
-            self.limit(field, running)
+        for field, given in limits:
+            self.limit(field, given)
         self.publish(jobs)
 
     # Publishers.
@@ -219,7 +217,7 @@ class QueueMachine(RuleBasedStateMachine):
             self._claim_as(most, lease, wanted)
 
     def _claim_as(self, most: int, lease: float, wanted: int | None) -> None:
-        if self.oracle.limits or self.oracle.keep_stalled == 1:
+        if self.limited or self.oracle.keep_stalled == 1:
             self.settle()  # what is released is the server's choice: first that, then the claim
         lane, worker = f"lane of {self.process}", f"{self.process}@host:1"
         call = calls.claim(self.keys, lane, f"ticket {next(self.tickets)}", most, lease, worker, wanted=wanted)
@@ -229,8 +227,9 @@ class QueueMachine(RuleBasedStateMachine):
         taken = self.oracle.claim(most, lease)
         self.ask(call, taken, back=max(0, (wanted or 0) - len(taken)), short=len(taken) < most)
         self.claims = [*taken, *self.claims]
-        for field, runs in self.oracle.running().items():
-            assert runs <= max(self.oracle.limits[field], ran[field]), f"{runs} jobs run, over the limit {field}"
+        for key, runs in self.oracle.running().items():
+            most = self.oracle.limits.number(key, "running")
+            assert runs <= max(most, ran.get(key, 0)), f"{runs} jobs of {key or 'the queue'!r} run, {most} may"
 
     @rule(process=PROCESSES)
     def claim_all(self, process: str) -> None:
@@ -320,22 +319,10 @@ class QueueMachine(RuleBasedStateMachine):
         else:
             self.ask(calls.operate(self.keys, verb, [id]), getattr(self.oracle, verb)(id))
 
-    @rule(field=st.one_of(FIELDS, st.sampled_from(["pause", "resume"])), running=RUNNING)
-    def govern(self, field: str, running: int | None) -> None:
-        if field in ("pause", "resume"):
-            new, self.oracle.paused = (field == "pause") != self.oracle.paused, field == "pause"
-            self.ask(calls.pause(self.keys, on=self.oracle.paused), new)
-        elif self.limited:
-            self.limit(field, running)
-
-    def limit(self, field: str, running: int | None) -> None:
-        if running is None:
-            self.oracle.limits.pop(field, None)
-        else:
-            self.oracle.limits[field] = running
-        key = None if field == "q" else field[1:]
-        given = {"running": running, "pending": UNCHANGED, "when_full": UNCHANGED, "block_after": UNCHANGED}
-        self.ask(calls.limit(self.keys, field, limits.asked(key, given)), False)
+    @rule(on=st.booleans())
+    def pause(self, on: bool) -> None:
+        new, self.oracle.paused = on != self.oracle.paused, on
+        self.ask(calls.pause(self.keys, on=on), new)
 
     # Who waits.
 
@@ -420,7 +407,7 @@ class QueueMachine(RuleBasedStateMachine):
                 self.probe(process)
             elif act == "alarm":
                 self.alarm_rings(process, in_time=False)
-            elif not self.oracle.limits and self.oracle.keep_stalled > 1:
+            elif not self.limited and self.oracle.keep_stalled > 1:
                 self.claim(process, most=2, lease=30, wanted=2)
 
     @contextmanager
@@ -440,7 +427,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.client.delete(*self.keys.keys)
         wall = self.oracle.wall + 1000
         self.oracle = Oracle(now=wall, wall=wall, listening=self.oracle.listening)
-        self.claims, self.skew, self.seen, self.alarm = [], 0, None, (INF, "")
+        self.claims, self.skew, self.seen, self.alarm, self.before = [], 0, None, (INF, ""), Step([])
 
     @rule(at=AT)
     def look(self, at: int) -> None:
@@ -466,6 +453,9 @@ class QueueMachine(RuleBasedStateMachine):
             if STATES[record.state] != job.state:
                 self.oracle.adopt(id, STATES[record.state].value)
             _assert_equal(record, job)
+        wrongs = list(self.before.wrongs(self.oracle.jobs.values(), self.oracle.limits))
+        assert not wrongs, wrongs
+        self.before = Step(self.oracle.jobs.values())
         watchers = {_framed(member) for member, _ in found["watchers"]}
         assert watchers == {(job.id, process) for job in self.oracle.jobs.values() for process in job.watchers}
         assert found.meta("seq") == self.oracle.seq
@@ -502,13 +492,28 @@ class QueueMachine(RuleBasedStateMachine):
 
 
 def _kind(answer: Any) -> Any:
+    if isinstance(answer, LimitReached):
+        return LimitReached, answer.key, answer.limit
+    if isinstance(answer, KeyBlocked):
+        return KeyBlocked, answer.key, answer.reason, answer.seconds_left
+    if isinstance(answer, NotUnique):
+        return NotUnique, answer.job_id
     if isinstance(answer, ThoonkError):
         return type(answer)
+    if isinstance(answer, list):
+        return [_kind(each) for each in answer]
     if isinstance(answer, request.Look):
         return [(taken.id, taken.token) for taken in answer.taken]
     if isinstance(answer, request.Probe):
         return answer[:2]
     return answer[0] if isinstance(answer, tuple) else answer
+
+
+def _repeated(answer: Any) -> Any:
+    """What must be the same the second time: the reason of a refusal may have been forgotten meanwhile, or moved on."""
+    if isinstance(answer, list):
+        return [_repeated(each) for each in answer]
+    return ThoonkError if isinstance(answer, ThoonkError) else plain(answer)
 
 
 def _assert_equal(record: Any, job: Any) -> None:

@@ -307,7 +307,6 @@ REQUESTS = (
     Request("hold", _hold, "operator", rows=("retry",), spec={"delay": 10}, ready=_fill_and_pass),
     Request("park", lambda desk, *_: desk.limit(None, 0)),
     Request("postpone", _replace(delay=7), "replacer"),
-    Request("postpone", _replace(), "replacer", way="now"),
     Request("promote", _settle, spec={"delay": 10}, ready=_pass(10)),
     Request("promote", lambda desk, *_: desk.claim(0), spec={"delay": 10}, ready=_pass(10), way="by a claim"),
     Request("release", _lift),

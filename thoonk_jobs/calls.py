@@ -43,8 +43,9 @@ def publish(keys: QueueKeys, publications: Sequence[Publication]) -> Call[Publis
 def _published(keys: QueueKeys, asked: Publication, answer: Any) -> tuple[str, Stored] | errors.ThoonkError:
     if isinstance(answer, bytes):
         return asked.id, Stored(answer, asked.body)
-    if len(answer) == 2:
-        return answer[0].decode(), Stored(answer[1], asked.body)
+    if len(answer) == 2:  # the holder of the unique name: its data may be other
+        holder, raw = answer
+        return holder.decode(), Stored(raw, asked.body if record.unpack(raw).digest == asked.digest else None)
     return errors.from_reply(answer, asked="publish", job_id=asked.id, queue=keys.queue)
 
 

@@ -105,12 +105,12 @@ class Expectations:
         state = Snapshot(id, expected.keys.queue, stored).state
         if state is State.FINISHED:
             expected.known = stored  # its data may be gone already
-        if id != expected.id:
+        if moved := id != expected.id:
             self.forget(expected)
             expected.id = id
             with self.changed:
                 self._expected.setdefault((expected.keys, id), []).append(expected)
-        if state in (State.FINISHED, State.STALLED):
+        if moved or state in (State.FINISHED, State.STALLED):  # news of another id than its own was not for it so far
             self._hear(expected.keys, {id: 0.0})
 
     def forget(self, expected: Expected) -> None:

@@ -118,14 +118,14 @@ def settle(keys: QueueKeys) -> Flow[None]:
 
 
 def live_ids(keys: QueueKeys) -> Flow[list[str]]:
-    """The ids of all live jobs."""
-    found: list[str] = []
+    """The ids of all live jobs, each once, also one that moved from index to index meanwhile."""
+    found: dict[str, None] = {}
     for index in (index for state in LIVE for index in calls.INDEXES[state]):
         after: tuple[bytes, bytes] | None = None
         while entries := (yield calls.listing(keys, index, after, AT_ONCE)):
-            found += [calls.id_of(index, member) for _, member in entries]
+            found |= dict.fromkeys(calls.id_of(index, member) for _, member in entries)
             after = entries[-1]
-    return found
+    return list(found)
 
 
 def operate_on_all(keys: QueueKeys, verb: str, state: State) -> Flow[int]:

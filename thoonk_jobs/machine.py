@@ -108,7 +108,7 @@ TRANSITIONS = (
     _row("park", "available", "waiting", "script", "WAITING",
          "A limit was set or lowered below what is available, or a more urgent job took the slot.", silent=True),
     _row("postpone", "scheduled, waiting, available", "scheduled", "publisher", "SCHEDULED",
-         "A unique job was replaced by newer data."),
+         "A unique job was replaced by newer data that starts later, or was due later itself."),
     _row("promote", "scheduled", "available", "alarm", "AVAILABLE",
          "Its time has come.", silent=True),
     _row("release", "waiting", "available", "script", "AVAILABLE",

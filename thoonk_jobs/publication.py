@@ -35,10 +35,11 @@ class Unique:
     """A name that one live job of a queue has at a time; `publish(unique="name")` stands for `Unique("name")`.
 
     on_conflict  what becomes of a publish while a live job has the name. "raise": NotUnique, which names that job.
-                 "return": that job is the answer. "replace": it gets the newer data and the later start, unless it is
-                 claimed or stalled (NotUnique); its other options stay as they were.
+                 "return": that job is the answer. "replace": it gets the newer data, and the newer start where one of
+                 the two has a delay or a date (debouncing), unless it is claimed or stalled (NotUnique); its other
+                 options and its place stay as they were.
     until        "finished": the name is free once the job is finished. "claimed": once it is claimed, so that one may
-                 run while the next one gathers the newest data.
+                 run while the next one gathers the newest data; with a key that is limited to one, one runs at a time.
     """
 
     name: str

@@ -91,7 +91,7 @@ class Publishing(QueueBase):
     def _published(self, id: str, stored: Stored) -> Flow[Any]:
         """The job as it is: one that was published before may have more to read than the answer tells."""
         job = self.make_job(id, stored)
-        if not job.claims:
+        if not job.claims and stored.data is not None:
             return job
         [whole] = yield calls.read(self.keys, [id])
         return self.make_job(id, whole) if whole else job

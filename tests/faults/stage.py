@@ -77,6 +77,10 @@ class Process:
         except queues.Empty:
             raise AssertionError(f"nothing was heard in {within:g} s") from None
 
+    def silent(self) -> bool:
+        """Whether it said nothing that was not heard."""
+        return self._heard.empty()
+
     def tell(self, line: str) -> None:
         assert self.popen.stdin
         self.popen.stdin.write(line + "\n")

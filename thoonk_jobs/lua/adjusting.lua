@@ -15,17 +15,26 @@ local function adjust_one(field)
   T.release_freed()
 end
 
--- All keys that have jobs, from one of them on.
+local function first_key(from)
+  local member = redis.call('ZRANGEBYLEX', K.keyed, from, '+', 'LIMIT', 0, 1)[1]
+  return member and struct.unpack('>Hc0', member)
+end
+
+-- All keys that have jobs, from one of them on; together, so that one entry of the log carries many.
 local function adjust_each(from)
-  while T.budget > 0 do
-    local member = redis.call('ZRANGEBYLEX', K.keyed, from, '+', 'LIMIT', 0, 1)[1]
-    if not member then return end
-    local key = struct.unpack('>Hc0', member)
-    adjust_one('k' .. key)
+  local key, ready = first_key(from), {}
+  while key and T.budget > 0 do
+    park_over('k' .. key, key)
+    add_next(ready, key)
+    T.budget = math.max(0, T.budget - 1)
     from = '(' .. T.frame(key) .. '\255'
-    T.budget = T.budget - 1
+    key = first_key(from)
   end
-  T.later('e', from)
+  if key then T.later('e', from) end
+  if T.lines_changed then T.commit() end
+  T.freed = {}
+  let_go_in_order(ready)
+  T.release_freed()
 end
 
 -- Makes true what a field of the key limits says; from: for each key, where to go on.

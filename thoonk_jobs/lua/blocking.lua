@@ -3,7 +3,7 @@
 -- In the key limits, with an index by time: what is over is forgotten along with what is set, a few at a time.
 local function unset(times, letter, key)
   redis.call('ZREM', times, key)
-  return redis.call('HDEL', K.limits, letter .. key)
+  redis.call('HDEL', K.limits, letter .. key)
 end
 
 local function set(times, letter, key, over, value)
@@ -51,7 +51,8 @@ function T.count_failure(key)
   local times = T.failures_of(key)
   times[#times + 1] = T.now
   if #times >= most then
-    local reason = string.format('%.0f failures within %g s', most, window / 1000)
+    local word = most == 1 and 'failure' or 'failures'
+    local reason = string.format('%.0f %s within %g s', most, word, window / 1000)
     return T.block(key, limits[LIMIT_BLOCK], reason, string.format('%016.0f', T.draw_token()))
   end
   for at, time in ipairs(times) do times[at] = struct.pack('>d', time) end

@@ -1,5 +1,6 @@
 -- finish: claimed -> finished
 -- lapse: available, scheduled, waiting, claimed -> finished
+-- park: available -> waiting
 -- release: waiting -> available
 -- purge: finished -> absent
 -- with: limits, lines, retention

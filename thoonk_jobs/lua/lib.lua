@@ -11,6 +11,9 @@ local T = {
   jobs = {}, -- id -> record, or false
   packed = {}, -- id -> record as it was written by this call
   freed = {}, -- keys that gave slots back
+  -- Set below. With these the table is made for more than 64 fields at once: it would be made anew at the 65th.
+  seq = 0, token = 0, event = 0, told_room = 0, in_line = 0, skew = 0, now = 0, wall = 0, micros = 0, back = 0,
+  soonest = math.huge, alarm = math.huge, forget = math.huge,
 }
 
 -- Forgets what was written; the records in memory stay.

@@ -36,7 +36,8 @@ function T.limits_of(key)
     found = numbers()
   else
     local raw = redis.call('HMGET', K.limits, 'k' .. key, 'e', 'b' .. key)
-    found = numbers(raw[1], raw[2] and numbers(raw[2]))
+    T.of_each = T.of_each or numbers(raw[2])
+    found = (raw[1] or raw[3]) and numbers(raw[1], T.of_each) or T.of_each
     if raw[3] then
       found.blocked_until, found.request = struct.unpack('>dc16', raw[3])
       found.reason = string.sub(raw[3], 25)

@@ -39,6 +39,8 @@ local function read_spec(raw)
   }
 end
 
+local function starts_at_once(spec) return spec.delay <= 0 and spec.run_at <= T.wall end
+
 local function plan(job, spec)
   job[UNTIL], job[DATED] = 0, 0
   if spec.delay > 0 then job[UNTIL] = T.now + spec.delay end
@@ -69,17 +71,26 @@ local function holder_of(name)
   return id
 end
 
+-- The holder of a unique name gets newer data, and starts when the newer job would; what would start at once keeps its
+-- place, or a job that is replaced again and again would never have its turn.
+local function replace(holder, digest, request, spec, data)
+  local job = T.jobs[holder]
+  if T.index[holder] ~= nil then T.commit() end -- what this call did to it comes first in the log
+  T.touch(holder)
+  job[DIGEST], job[REQUEST] = digest, request
+  store(holder, data)
+  if starts_at_once(spec) and job[STATE] ~= SCHEDULED then return end
+  plan(job, spec)
+  if job[UNTIL] == 0 then job[UNTIL] = T.now end
+  T.move(holder, 'postpone')
+end
+
 -- The unique name is taken: refuse, answer with its holder, or give the holder the newer data.
 local function meet(holder, id, digest, spec, data)
   local job, request = T.jobs[holder], string.sub(redis.sha1hex(id), 1, 16)
   local again = spec.conflict == 2 and job[REQUEST] == request and job[DIGEST] == digest
   if not again and spec.conflict == 2 and EDGES.postpone[job[STATE]] then
-    T.touch(holder)
-    plan(job, spec)
-    if job[UNTIL] == 0 then job[UNTIL] = T.now end
-    job[DIGEST], job[REQUEST] = digest, request
-    T.move(holder, 'postpone')
-    store(holder, data)
+    replace(holder, digest, request, spec, data)
   elseif not again and spec.conflict ~= 1 then
     return {'not-unique', job[STATE], holder}
   end
@@ -105,14 +116,13 @@ end
 
 -- Why a limit of a key, or of the queue, refuses one more job.
 local function beyond(key, at_once)
-  local limits = T.limits_of(key)
-  local words = {key}
+  local limits, number, what = T.limits_of(key), nil, nil
   if limits[LIMIT_PENDING] < math.huge and count_pending(key) >= limits[LIMIT_PENDING] then
-    words[2], words[3] = limits[LIMIT_PENDING], 'pending'
+    number, what = limits[LIMIT_PENDING], 'pending'
   elseif limits[LIMIT_REJECTS] == 1 and at_once and T.room(key) < 1 then
-    words[2], words[3] = limits[LIMIT_RUNNING], 'running'
+    number, what = limits[LIMIT_RUNNING], 'running'
   end
-  return words[2] and {'full', ABSENT, table.concat(words, '\0')}
+  return what and {'full', ABSENT, table.concat({key, number, what}, '\0')}
 end
 
 local function blocked(key)
@@ -123,7 +133,7 @@ end
 
 -- A new job, unless it is refused.
 local function enter(id, digest, spec)
-  local at_once = spec.delay <= 0 and spec.run_at <= T.wall
+  local at_once = starts_at_once(spec)
   local refusal = T.limited ~= '' and (spec.key ~= '' and beyond(spec.key, at_once) or beyond('', at_once))
   if refusal then return refusal end
   draft(id, digest, spec)
@@ -136,7 +146,8 @@ local function publish(id, digest, spec, data)
   local job = T.jobs[id]
   if job and job[STATE] == FINISHED and job[BARE] == 1 and job[UNTIL] <= T.now and T.trusted then
     T.move(id, 'purge')
-    T.gone[id] = nil -- nothing is left but the record, which the new job takes
+    T.commit() -- the log has it before the new job of this id, whatever else this call published before
+    job = nil
   end
   if job and job[STATE] ~= ABSENT then
     if job[DIGEST] ~= digest then return {'exists', job[STATE], ''} end

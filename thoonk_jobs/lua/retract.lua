@@ -1,4 +1,5 @@
 -- retract: scheduled, waiting, available, claimed, stalled -> finished
+-- park: available -> waiting
 -- release: waiting -> available
 -- purge: finished -> absent
 -- with: limits, lines, retention

@@ -1,5 +1,6 @@
 -- stall: claimed, available, scheduled, waiting -> stalled
 -- lapse: available, scheduled, waiting, claimed -> finished
+-- park: available -> waiting
 -- release: waiting -> available
 -- retract: scheduled, waiting, available, claimed, stalled -> finished
 -- with: limits, lines, retention
