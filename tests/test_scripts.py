@@ -202,6 +202,7 @@ def _everything(desk: Desk) -> set[str]:
     do(calls.blocked(keys))
     do(calls.key(keys, "blue"))
     do(calls.holder(keys, "c"))
+    do(calls.events(keys, 0))
     do(calls.pause(keys, on=True))
     do(calls.pause(keys, on=False))
     do(calls.watch(keys, ["a", "g"], on=False))
