@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -109,20 +111,42 @@ def test_a_replacement_that_starts_at_once_is_started_at_once_where_its_holder_w
 # Lists.
 
 
+def _between_looks(desk: Desk, flow: Any, act: Callable[[], object]) -> Any:
+    """What a conversation returns, where this happens after each of its steps that found something."""
+    answer = None
+    while True:
+        try:
+            call = flow.send(answer)
+        except StopIteration as end:
+            return end.value
+        answer = desk.wire.run(call)
+        if answer:
+            act()
+
+
 def test_a_job_that_comes_due_while_all_are_listed_is_named_once(desk: Desk):
     desk.do(desk.publish("a", delay=5))
-    listing = flows.live_ids(desk.keys)
-    ids = found = None
-    while ids is None:
-        try:
-            found = desk.wire.run(listing.send(found))
-        except StopIteration as end:
-            ids = end.value
-        if found:
-            desk.advance(5)
-            desk.settle()
 
-    assert (ids, desk.state("a")) == (["a"], State.AVAILABLE)
+    def comes_due() -> None:
+        desk.advance(5)
+        desk.settle()
+
+    assert _between_looks(desk, flows.live_ids(desk.keys), comes_due) == ["a"]
+    assert desk.state("a") is State.AVAILABLE
+
+
+def test_a_job_whose_lease_is_renewed_while_its_page_is_read_is_on_it_once(desk: Desk):
+    desk.do(desk.publish("a"))
+    token, leases = desk.take("a"), itertools.count(2000)
+
+    def renewed() -> None:
+        desk.do(calls.renew(desk.keys, [("a", token, next(leases))]))
+
+    looks = itertools.count()
+    page = flows.jobs_page(desk.keys, (State.CLAIMED,), 100, None)
+    found, cursor = _between_looks(desk, page, lambda: next(looks) < 9 and renewed())
+
+    assert ([id for id, _ in found], cursor) == (["a"], None)
 
 
 # Limits.

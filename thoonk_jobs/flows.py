@@ -90,12 +90,15 @@ def wait_for_end(ears: Ears, keys: QueueKeys, id: str, timeout: float | None) ->
 def jobs_page(
     keys: QueueKeys, states: tuple[State, ...], limit: int, cursor: tuple[str, bytes, bytes] | None
 ) -> Flow[tuple[list[tuple[str, Stored]], tuple[str, bytes, bytes] | None]]:  # fmt: skip
-    """Some jobs in these states, in the order of their indexes, and where to go on: (index, score, member)."""
+    """Some jobs in these states, in the order of their indexes, and where to go on: (index, score, member).
+
+    Each is named once, as it was read last, also one that moved meanwhile, if only because its lease was renewed.
+    """
     indexes = [index for state in states for index in calls.INDEXES[state]]
     after: tuple[bytes, bytes] | None = None
     if cursor:
         indexes, after = indexes[indexes.index(cursor[0]) :], cursor[1:]
-    found: list[tuple[str, Stored]] = []
+    found: dict[str, Stored] = {}
     for index in indexes:
         while True:
             entries = yield calls.listing(keys, index, after, min(limit - len(found), AT_ONCE))
@@ -103,12 +106,12 @@ def jobs_page(
                 break
             ids = [calls.id_of(index, member) for _, member in entries]
             stored = yield calls.read(keys, ids)
-            found += [(id, job) for id, job in zip(ids, stored, strict=True) if job]
+            found.update((id, job) for id, job in zip(ids, stored, strict=True) if job)
             after = entries[-1]
             if len(found) >= limit:
-                return found, (index, *after)
+                return list(found.items()), (index, *after)
         after = None
-    return found, None
+    return list(found.items()), None
 
 
 def settle(keys: QueueKeys) -> Flow[None]:
