@@ -108,6 +108,17 @@ def test_a_replacement_that_starts_at_once_is_started_at_once_where_its_holder_w
     assert desk.audit().rows_of("holder") == ["schedule", "postpone", "promote"]
 
 
+def test_a_probe_forgets_jobs_of_a_limited_queue(desk: Desk):
+    desk.do(desk.limit("blue", 1))
+    desk.do(desk.publish("a", keep=0, key="blue"))
+    _finish(desk, "a")
+    desk.advance(61)
+
+    desk.do(calls.probe(desk.keys, "nonce"))
+
+    assert desk.audit().jobs == {}
+
+
 # Lists.
 
 

@@ -122,10 +122,11 @@ class QueueMachine(LimitRules, RuleBasedStateMachine):
         self.agree()
 
     def _numbers(self) -> dict[bytes, bytes]:
-        """The numbers of the queue; not an alarm that is late, which whoever comes sets anew."""
+        """The numbers of the queue; not a moment that has come, which whoever comes sets anew."""
         found = self.client.hgetall(self.keys.keys[0])
-        if alarm(found) <= self.oracle.now:
-            found.pop(b"alarm")
+        for name in (b"alarm", b"forget"):
+            if alarm(found, name) <= self.oracle.now:
+                found.pop(name)
         return found
 
     def _is_idempotent(self, call: Call[Any]) -> bool:

@@ -66,6 +66,11 @@ def test_a_script_declares_the_rows_it_names_and_those_its_parts_need(name: str)
     assert set(_rows_named(_reachable(name))) <= declared
 
 
+@pytest.mark.parametrize("name", [name for name, script in SCRIPTS.items() if script.rows])
+def test_a_script_that_moves_jobs_counts_the_slots_that_they_take_and_give_back(name: str):
+    assert "move_slot = function(" in SCRIPTS[name].source
+
+
 def _rows_named(code: str) -> list[str]:
     named = re.findall(r"(?:T\.move|T\.admit|T\.ask)\(\w+, \{?'(\w+)'", code) + re.findall(r"EDGES\.(\w+)", code)
     return named + re.findall(r"each_due\([\w.]+, [\w.]+, '(\w+)'", code)

@@ -1,5 +1,5 @@
 -- purge: finished -> absent
--- with: retention
+-- with: limits, retention
 -- flags: allow-oom
 -- args: nonce, which comes back on the channel of this process
 -- replies: {the number under which this process waits or 0, 1 where the alarm is late, when the queue was made,
