@@ -6,17 +6,26 @@ import asyncio
 import os
 import queue as queues
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
-from helpers import SOON, in_thread, taken, until
+import redis
+from helpers import SOON, in_thread, soon, taken, until
 
 from thoonk_jobs import AsyncBroker, Broker, BrokerUnavailable, Event, Queue, calls
 from thoonk_jobs.subscription import EveryQueue, Handler
+
+
+class SlowlyNone(frozenset[str]):
+    """Names, none of which is chosen; it takes a while to see that."""
+
+    def __bool__(self) -> bool:
+        time.sleep(0.0005)
+        return False
 
 
 @pytest.mark.asyncio_on("valkey")
@@ -95,20 +104,18 @@ def test_a_handler_with_much_to_hear_leaves_room_for_other_callbacks(queue: Queu
 def test_threads_that_share_a_subscription_get_each_event_once(queue: Queue, elsewhere: Queue):
     heard: queues.SimpleQueue[Event] = queues.SimpleQueue()
     subscription = elsewhere.subscribe()
+    subscription._names = SlowlyNone()
 
     def iterate() -> str:
         for event in subscription:
             heard.put(event)
         return "ended"
 
-    switch = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
     ended = [in_thread(iterate) for _ in range(8)]
     for _ in range(100):
         queue.publish_many(range(3))
 
     seqs = [heard.get(timeout=SOON).seq for _ in range(300)]
-    sys.setswitchinterval(switch)
     subscription.close()
     assert [each.get(timeout=SOON) for each in ended] == ["ended"] * 8
     assert sorted(seqs) == list(range(1, 301))
@@ -242,3 +249,52 @@ def test_a_forked_child_hears_what_its_parent_subscribed_to(queue: Queue, elsewh
     with os.fdopen(reading, "rb") as told:
         assert told.read() == b"%d" % event.seq
     os.waitpid(child, 0)
+
+
+def test_a_get_that_is_cancelled_takes_no_event(url: str, namespace: str):
+    async def listen() -> list[int]:
+        async with AsyncBroker(url, namespace=namespace) as broker:
+            queue = broker.queue("letters")
+            subscription = await queue.subscribe()
+            heard: list[int] = []
+
+            async def publish() -> None:
+                for n in range(100):
+                    await queue.publish(n)
+
+            publishing = asyncio.create_task(publish())
+            while len(heard) < 100:
+                getting = asyncio.create_task(subscription.get(timeout=SOON))
+                for _ in range(len(heard) % 7):
+                    await asyncio.sleep(0)
+                if len(heard) % 2 and not getting.cancel():
+                    heard.append(getting.result().seq)
+                    continue
+                with suppress(asyncio.CancelledError):
+                    heard.append((await getting).seq)
+                if getting.cancelled():
+                    heard.append((await subscription.get(timeout=SOON)).seq)
+            await publishing
+            return heard
+
+    assert asyncio.run(listen()) == list(range(1, 101))
+
+
+def test_a_subscribe_that_is_cancelled_leaves_nothing_behind(url: str, namespace: str, client: redis.Redis):
+    async def listen() -> None:
+        async with AsyncBroker(url, namespace=namespace) as broker:
+            queue = broker.queue("letters")
+            await queue.publish("letter")
+            for turns in range(12):
+                subscribing = asyncio.create_task(queue.subscribe())
+                for _ in range(turns):
+                    await asyncio.sleep(0.0005)
+                subscribing.cancel()
+                [subscription] = await asyncio.gather(subscribing, return_exceptions=True)
+                if not isinstance(subscription, BaseException):
+                    await subscription.close()
+            assert not broker.session.bells.hang_for(queue.keys)
+            channel = queue.keys.events_channel
+            await soon(lambda: client.pubsub_shardnumsub(channel)[0][1] == 0)
+
+    asyncio.run(listen())
