@@ -298,3 +298,15 @@ def test_a_subscribe_that_is_cancelled_leaves_nothing_behind(url: str, namespace
             await soon(lambda: client.pubsub_shardnumsub(channel)[0][1] == 0)
 
     asyncio.run(listen())
+
+
+def test_the_log_keeps_the_last_events_though_they_came_many_at_once(queue: Queue, elsewhere: Queue):
+    queue.configure(keep_events=10)
+    with elsewhere.subscribe() as subscription:
+        queue.publish_many(range(300))
+        assert len([subscription.get(timeout=0) for _ in range(300)]) == 300
+
+        queue.publish("letter")
+
+    with elsewhere.subscribe(since=301 - 10) as subscription:
+        assert [subscription.get(timeout=0).seq for _ in range(10)] == list(range(292, 302))
