@@ -51,7 +51,8 @@ class Handler(SubscriptionCore):
 class Subscription(SubscriptionCore):
     """The events of a queue from the moment `Queue.subscribe` returned, in order, none missing and none twice.
 
-    An iterator over events, which waits for the next one and ends when it is closed; a context manager.
+    An iterator over events, which waits for the next one and ends when it is closed; a context manager. Threads may
+    share it: each event goes to one of them. A forked child goes on by itself from where its parent was.
     """
 
     def __init__(self, queue: Queue, names: Sequence[str], since: int | None) -> None:
