@@ -55,8 +55,7 @@ class LoopExpectations(Expectations):
                 self._session.engine.start(self._tell_all(keys, id, since))
 
     async def _tell_all(self, keys: QueueKeys, id: str, since: float | None) -> None:
-        teller = asyncio.current_task()
-        _teller.set(teller)
+        teller = self._session.calls_back()
         self._tellers.add(teller)
         try:
             while since is not None:
@@ -136,6 +135,12 @@ class AsyncSession(Session):
                 answer = await (self._engine.run(step) if isinstance(step, Call | Command) else step.wait())
             except BaseException as raised:
                 error = raised
+
+    def calls_back(self) -> asyncio.Task[Any] | None:
+        """Answers the present task, which calls back; a callback that closes the broker does not wait for it."""
+        task = asyncio.current_task()
+        _teller.set(task)
+        return task
 
     # Steps of flows.
 

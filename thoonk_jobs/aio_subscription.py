@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self
 
 from thoonk_jobs.aio_session import AsyncSession
 from thoonk_jobs.errors import BrokerUnavailable, EventsLost
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 class AsyncHandler(SubscriptionCore):
     """Calls a function, which may be a coroutine function, for every event, in order; the bell of its subscription."""
 
+    _session: AsyncSession
+
     def __init__(self, queue: AsyncQueue, name: str | None, handler: Callback, since: int | None = None) -> None:
         super().__init__(queue, () if name is None else (name,), since, self)
         self._handler = handler
-        self._session = cast(AsyncSession, queue.session)
         self._telling = self._again = False
 
     async def open(self) -> Self:
@@ -46,11 +47,13 @@ class AsyncHandler(SubscriptionCore):
         self._again = False
 
     async def _tell(self) -> None:
+        self._session.calls_back()
         try:
             while self._again:
                 self._again = False
                 try:
-                    await self._session.follow(self._tell_all(self._handler))
+                    if await self._session.follow(self._tell_next(self._handler)):
+                        self._again = True
                 except BrokerUnavailable as error:
                     log.warning("callbacks_delayed", queue=self.queue, error=str(error))
                     self._again = True
@@ -112,36 +115,56 @@ class AsyncEveryQueue:
 
     async def open(self) -> Self:
         """Listens from here on."""
-        await self._session.confirm(self._session.engine.roster.follow(self._changed))
-        async with self._lock:
-            for queue in self._names:
-                self._handlers[queue] = await self._listen(queue, None)
-            self._open = True
-        await self._meet()
+        try:
+            await self._session.confirm(self._session.engine.roster.follow(self._changed))
+            async with self._lock:
+                for queue in self._names:
+                    await self._listen(queue, None)
+                self._open = True
+            await self._meet()
+        except BaseException:
+            self.stop()
+            raise
         return self
 
-    async def _listen(self, queue: str, since: int | None) -> AsyncHandler:
-        return await AsyncHandler(self._broker.queue(queue), self._name, self._handler, since).open()
+    async def _listen(self, queue: str, since: int | None) -> None:
+        while queue not in self._handlers:
+            try:
+                handler = AsyncHandler(self._broker.queue(queue), self._name, self._handler, since)
+                self._handlers[queue] = await handler.open()
+            except EventsLost as lost:
+                since = lost.seq
 
     def _changed(self, names: list[str]) -> None:
         self._names = names
         if self._open:
-            self._session.engine.start(self._meet())
+            self._session.engine.start(self._meet_by_and_by())
+
+    async def _meet_by_and_by(self) -> None:
+        while True:
+            try:
+                return await self._meet()
+            except BrokerUnavailable as error:
+                log.warning("callbacks_delayed", error=str(error))
+                await asyncio.sleep(LOOK_AGAIN)
 
     async def _meet(self) -> None:
         """Of a new queue all events are told, from its first."""
         async with self._lock:
             for queue in self._handlers.keys() - set(self._names):
                 self._handlers.pop(queue).stop()
-            for queue in [queue for queue in self._names if queue not in self._handlers and self._open]:
-                try:
-                    self._handlers[queue] = await self._listen(queue, 0)
-                except EventsLost as lost:
-                    self._handlers[queue] = await self._listen(queue, lost.seq)
+            for queue in list(self._names):
+                if self._open:
+                    await self._listen(queue, 0)
+            if not self._open:  # stopped meanwhile, before it could know of the last one
+                self._stop_all()
 
     def stop(self) -> None:
         """Calls the function no more."""
         self._session.engine.roster.leave(self._changed)
         self._open = False
+        self._stop_all()
+
+    def _stop_all(self) -> None:
         for handler in self._handlers.values():
             handler.stop()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 from thoonk_jobs import arguments, calls, event
 from thoonk_jobs.base import QueueBase
-from thoonk_jobs.errors import BrokerUnavailable, EventsLost, InvalidArgument
+from thoonk_jobs.errors import BrokerClosed, BrokerUnavailable, EventsLost, InvalidArgument
 from thoonk_jobs.event import Event
 from thoonk_jobs.expected import Say
 from thoonk_jobs.flows import Flow
@@ -25,31 +26,44 @@ class SubscriptionCore:
     seq  number of the last event that was read.
     """
 
+    _looking: AbstractContextManager[Any] = nullcontext()
+    """Of several callers one looks at a time."""
+
     def __init__(self, queue: QueueBase, names: Sequence[Any], since: Any, bell: Any) -> None:
         if since is not None and (isinstance(since, bool) or not isinstance(since, int) or since < 0):
             raise InvalidArgument(f"since={since!r} is no number of an event; give a whole number from 0, or None")
         self.queue = queue.name
         self.seq: int = since if since is not None else -1
         self._queue = queue
+        self._session = queue.session
         self._names = event.chosen(names)
         self._bell = bell
         self._born = 0
         self._read: deque[Event] = deque()
-        self._closed = False
+        self._closed = True  # until it is open
 
     def _open(self) -> Flow[None]:
-        session, keys = self._queue.session, self._queue.keys
+        yield from self._follow()
         try:
-            yield session.follow_events(keys, self._bell, self._queue.patience)
-            found: Log = yield calls.events(keys, None)
+            found: Log = yield calls.events(self._queue.keys, None)
             self._born = found.born
             if self.seq < 0:
                 self.seq = found.last
             elif self.seq > found.last or self.seq + 1 < found.first:
                 raise self._missed(found.last, found.first)
         except BaseException:
-            session.unfollow(keys, self._bell)
+            self._unfollow()
             raise
+        self._closed = False
+
+    def _follow(self) -> Flow[None]:
+        session = self._queue.session
+        try:
+            yield session.follow_events(self._queue.keys, self._bell, self._queue.patience)
+        except BaseException:
+            self._unfollow()
+            raise
+        self._session = session
 
     def _missed(self, last: int, oldest: int) -> EventsLost:
         """The error for a gap, after which it goes on with the oldest event that is kept."""
@@ -66,13 +80,11 @@ class SubscriptionCore:
         span = arguments.seconds(timeout, "timeout")
         until = None if span is None else time.monotonic() + span
         while not self._closed:
-            if self._read:
-                return self._read.popleft()
-            self._bell.clear()
             patience = None
             try:
-                if (yield from self._read_on()):
-                    continue
+                with self._looking:
+                    if event := (yield from self._next()):
+                        return event
             except BrokerUnavailable:
                 if span == 0:
                     raise
@@ -80,8 +92,24 @@ class SubscriptionCore:
             left = None if until is None else max(0.0, until - time.monotonic())
             if left == 0:
                 return None
-            yield self._queue.session.pause(self._bell, left if patience is None else min(patience, left or patience))
+            yield self._session.pause(self._bell, left if patience is None else min(patience, left or patience))
         return None
+
+    def _next(self) -> Flow[Event | None]:
+        """The next event, if there is one now."""
+        if self._session is not self._queue.session:  # this is a forked child, where nothing is heard yet
+            yield from self._follow()
+        self._bell.clear()
+        if self._closed:  # by another thread, whose ring must not be lost
+            self._bell.set()
+            return None
+        while not self._read:
+            if not (yield from self._read_on()):
+                return None
+        event = self._read.popleft()
+        if self._read:
+            self._bell.set()  # for another caller
+        return event
 
     def _read_on(self) -> Flow[bool]:
         """Reads a part of the log; whether there was one. Raises EventsLost, once, where a part is missing."""
@@ -103,20 +131,23 @@ class SubscriptionCore:
                 self.seq = number
             number += 1
 
-    def _tell_all(self, handler: Callback) -> Flow[None]:
-        """Calls back for every event that there is; before it was opened there are none."""
-        while self.seq >= 0 and not self._closed:
-            try:
-                event = yield from self._get(0)
-            except EventsLost as lost:
-                log.warning("events_lost", queue=self.queue, seq=lost.seq)
-                continue
-            if event is None:
-                return
+    def _tell_next(self, handler: Callback) -> Flow[bool]:
+        """Calls back for the next event; False where there is none."""
+        try:
+            event = yield from self._get(0)
+        except EventsLost as lost:
+            log.warning("events_lost", queue=self.queue, seq=lost.seq)
+            return True
+        if event:
             yield Say(event.name, handler, event.queue, event.job_id, (event,))
+        return event is not None
 
     def _leave(self) -> None:
         if not self._closed:
             self._closed = True
-            self._queue.session.unfollow(self._queue.keys, self._bell)
+            self._unfollow()
             self._bell.set()
+
+    def _unfollow(self) -> None:
+        with suppress(BrokerClosed):  # then nothing is heard anyway
+            self._queue.session.unfollow(self._queue.keys, self._bell)

@@ -251,7 +251,7 @@ class Queue(Publishing, Working, Operating):
 
         max_lost, max_cancels            the lost claim or cancel that stalls a job.
         keep_last, keep_stalled          how many finished jobs stay readable, how many stalled ones stay.
-        keep_events                      how many moves the log of the queue holds.
+        keep_events                      how many of the last events the log of the queue holds at least.
         the rest                         usual values of `publish`; max_payload in bytes.
         """
         self.do(self._configure({name: value for name, value in locals().items() if name != "self"}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from thoonk_jobs import calls
@@ -34,8 +35,12 @@ class Roster:
     async def follow(self, changed: Changed) -> None:
         """Tells all queues that there are, sorted, now and whenever there are others; until `leave`."""
         self._told[changed] = []
-        await self._engine.subscribed(self.channel)
-        await self._look()
+        try:
+            await self._engine.subscribed(self.channel)
+            await self._look()
+        except BaseException:
+            self.leave(changed)
+            raise
         self._look_later()
 
     def leave(self, changed: Changed) -> None:
@@ -53,7 +58,8 @@ class Roster:
 
     def heard(self) -> None:
         """The list of queues changed, or may have."""
-        self._engine.start(self._look())
+        if self._told:
+            self._engine.start(self._look_anew())
 
     def _look_later(self) -> None:
         if self._timer:
@@ -66,11 +72,12 @@ class Roster:
             self.heard()
             self._look_later()
 
+    async def _look_anew(self) -> None:
+        with suppress(BrokerUnavailable):  # the next connection begins with a look
+            await self._look()
+
     async def _look(self) -> None:
-        try:
-            names = await self._engine.run(calls.queues(self._namespace))
-        except BrokerUnavailable:
-            return  # the next connection begins with a look
+        names = await self._engine.run(calls.queues(self._namespace))
         for changed, known in list(self._told.items()):
             if known != names:
                 self._told[changed] = names

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self
 
 from thoonk_jobs.blocking import BlockingSession
 from thoonk_jobs.errors import EventsLost
@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 class Handler(SubscriptionCore):
     """Calls a function for every event, on the thread of the callbacks; stands for the bell of its subscription."""
 
+    _session: BlockingSession
+
     def __init__(self, queue: Queue, name: str | None, handler: Callback, since: int | None = None) -> None:
         super().__init__(queue, () if name is None else (name,), since, self)
         self._handler = handler
-        self._session = cast(BlockingSession, queue.session)
         self._rung = threading.Lock()
         queue.do(self._open())
         self.set()  # for what was before
@@ -39,7 +40,8 @@ class Handler(SubscriptionCore):
     def _tell(self) -> None:
         if self._rung.locked():
             self._rung.release()
-        self._session.follow(self._tell_all(self._handler))
+        if self._session.follow(self._tell_next(self._handler)):
+            self.set()  # other callbacks have their turn before the next event
 
     def stop(self) -> None:
         """Calls the function no more."""
@@ -49,11 +51,13 @@ class Handler(SubscriptionCore):
 class Subscription(SubscriptionCore):
     """The events of a queue from the moment `Queue.subscribe` returned, in order, none missing and none twice.
 
-    An iterator over events, which waits for the next one and ends when it is closed; a context manager.
+    An iterator over events, which waits for the next one and ends when it is closed; a context manager. Threads may
+    share it: each event goes to one of them. A forked child goes on by itself from where its parent was.
     """
 
     def __init__(self, queue: Queue, names: Sequence[str], since: int | None) -> None:
         super().__init__(queue, names, since, threading.Event())
+        self._looking = threading.Lock()
         self._do = queue.do
         self._do(self._open())
 
@@ -97,12 +101,23 @@ class EveryQueue:
         self._handlers: dict[str, Handler] = {}
         self._names: list[str] = []
         self._open = False
-        self._session.confirm(self._session.engine.roster.follow(self._changed))
-        with self._lock:
-            for queue in self._names:
-                self._handlers[queue] = Handler(broker.queue(queue), name, handler)
-            self._open = True
-        self._meet()
+        try:
+            self._session.confirm(self._session.engine.roster.follow(self._changed))
+            with self._lock:
+                for queue in self._names:
+                    self._listen(queue, None)
+                self._open = True
+            self._meet()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _listen(self, queue: str, since: int | None) -> None:
+        while queue not in self._handlers:
+            try:
+                self._handlers[queue] = Handler(self._broker.queue(queue), self._name, self._handler, since)
+            except EventsLost as lost:
+                since = lost.seq
 
     def _changed(self, names: list[str]) -> None:
         self._names = names
@@ -114,16 +129,19 @@ class EveryQueue:
         with self._lock:
             for queue in self._handlers.keys() - set(self._names):
                 self._handlers.pop(queue).stop()
-            for queue in [queue for queue in self._names if queue not in self._handlers and self._open]:
-                try:
-                    self._handlers[queue] = Handler(self._broker.queue(queue), self._name, self._handler, 0)
-                except EventsLost as lost:
-                    self._handlers[queue] = Handler(self._broker.queue(queue), self._name, self._handler, lost.seq)
+            for queue in self._names:
+                if self._open:
+                    self._listen(queue, 0)
+            if not self._open:  # stopped meanwhile, maybe before it could know of the last one
+                self._stop_all()
 
     def stop(self) -> None:
         """Calls the function no more."""
         engine = self._session.engine
         engine.post(engine.roster.leave, self._changed)
         self._open = False
+        self._stop_all()
+
+    def _stop_all(self) -> None:
         for handler in list(self._handlers.values()):
             handler.stop()

@@ -190,7 +190,7 @@ class Link:
             request.fault.hit.set()
 
     def _answered(self, frame: bytes) -> None:
-        if self.subscribed and (said := words(frame))[0].endswith(b"message"):
+        if self.subscribed and (said := words(frame)) and said[0].endswith(b"message"):
             if not self.proxy.swallows(said):
                 self.client.send(frame)
             return

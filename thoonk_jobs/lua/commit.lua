@@ -71,9 +71,10 @@ local function write_data()
   end
 end
 
--- One log entry and one notice for each row, carrying all its jobs; a job's number is the entry's plus its place.
+-- One log entry and one notice for each row, carrying all its jobs; a job's number is the entry's plus its place. An
+-- entry goes once none of its up to 500 events is among those to keep.
 local function announce()
-  local oldest = T.number_setting('keep_events', 10000)
+  local kept = T.number_setting('keep_events', 10000) + 500
   for _, row in ipairs(T.notes) do
     local noted, first = T.notes[row], T.event + 1
     local ids = table.concat(noted.ids)
@@ -83,7 +84,7 @@ local function announce()
       for at = 1, #noted.ids do noted.reasons[at] = noted.reasons[at] or '\0\0\0\0' end
       entry[10], entry[11] = 'reasons', table.concat(noted.reasons)
     end
-    redis.call('XADD', K.events, 'MINID', '~', math.max(0, T.event - oldest), unpack(entry))
+    redis.call('XADD', K.events, 'MINID', '~', math.max(0, T.event - kept), unpack(entry))
     redis.call('SPUBLISH', T.base .. ':events', struct.pack('>dB', first, (EDGES[row] or T.reports[row]).code) .. ids)
   end
 end

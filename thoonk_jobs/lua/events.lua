@@ -1,5 +1,5 @@
 -- flags: no-writes
--- args: number after which to begin, or nothing for the present one; most bytes of ids
+-- args: number after which to begin, or nothing for the present one; most bytes of ids and reasons, in one entry more
 -- replies: {number of the last event, when the queue was made, number of the first event that is kept or comes next,
 -- (number of the first event of an entry, its row, when, by whom, its ids, its reasons or nothing)*}
 
@@ -26,7 +26,7 @@ while room > 0 do
   local entries = redis.call('XRANGE', K.events, from, '+', 'COUNT', 20)
   for _, entry in ipairs(entries) do
     local found = fields(entry)
-    room = room - #found.ids
+    room = room - #found.ids - #(found.reasons or '')
     local last = #answer
     answer[last + 1], answer[last + 2], answer[last + 3] = number(entry), found.row, found.at
     answer[last + 4], answer[last + 5], answer[last + 6] = found.by, found.ids, found.reasons or ''
