@@ -119,6 +119,17 @@ def test_a_probe_forgets_jobs_of_a_limited_queue(desk: Desk):
     assert desk.audit().jobs == {}
 
 
+def test_failures_count_for_nothing_once_no_number_of_them_blocks(desk: Desk):
+    desk.do(desk.limit("blue", None, block_after=(3, 60, 60)))
+    desk.do(desk.publish("a", key="blue", max_attempts=9))
+    desk.do(calls.fail(desk.keys, "a", desk.take("a"), b"e", final=False, delay=0))
+    assert desk.do(calls.key(desk.keys, "blue")).failures == 1
+
+    desk.do(desk.limit("blue", None, block_after=None))
+
+    assert desk.do(calls.key(desk.keys, "blue")).failures == 0
+
+
 # Lists.
 
 

@@ -32,8 +32,9 @@ function T.unblock(key)
   T.store_limited()
 end
 
--- When attempts failed that count: those within the window.
+-- When attempts failed that count: those within the window, if there is one.
 function T.failures_of(key)
+  if T.limits_of(key)[LIMIT_FAILURES] == math.huge then return {} end
   local raw, times = redis.call('HGET', K.limits, 'f' .. key) or '', {}
   local after = T.now - T.limits_of(key)[LIMIT_WINDOW]
   for at = 1, #raw, 8 do
