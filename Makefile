@@ -45,9 +45,9 @@ docs-fresh: .venv/.installed
 	  || { echo "statemachine.md was out of date; it is written anew, commit it"; exit 1; }
 
 slow: .venv/.installed  ## run the tests that take long
-	$(PYTEST) -m slow $(ARGS)
+	$(PYTEST) -m slow -n auto --dist loadfile $(ARGS)
 
-faults: .venv/.installed  ## kill, freeze, cut off: the tests of faults, some minutes
+faults: .venv/.installed  ## kill, freeze, cut off: the tests of faults, a quarter of an hour
 	$(PYTEST) tests/faults -m "slow or not slow" $(ARGS)
 
 clean:  ## remove what make has made
