@@ -22,7 +22,21 @@ from thoonk_jobs.machine import ROWS
 
 LEASE = 1.0
 
-WORKERS = """
+FORKS = """
+while heed():
+    pid = os.fork()
+    if pid == 0:
+        threading.excepthook = lambda failed: say("error", repr(failed.exc_value))
+        threads = [threading.Thread(target=work) for _ in range(2)]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+        os._exit(1)
+    say(pid)
+"""
+"""The end of a nursery: for each line that it hears it forks a process in which two threads work."""
+
+WORKERS = (
+    """
 import random, redis, signal, threading
 lease, witnesses = float(sys.argv[3]), sys.argv[4]
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -44,17 +58,9 @@ redis.call('RPUSH', KEYS[1], string.format('%.0f', time[1] * 1000000 + time[2]) 
             tell("finished", claim.token)
         except StaleClaim:
             tell("stale", claim.token)
-
-while heed():
-    pid = os.fork()
-    if pid == 0:
-        threading.excepthook = lambda failed: say("error", repr(failed.exc_value))
-        threads = [threading.Thread(target=work) for _ in range(2)]
-        for thread in threads: thread.start()
-        for thread in threads: thread.join()
-        os._exit(1)
-    say(pid)
 """
+    + FORKS
+)
 """Forks a worker of two threads for each line; they tell a list of the server when they begin and end, by its time."""
 
 PUBLISHER = """
@@ -69,7 +75,8 @@ say(number)
 """
 """Publishes five jobs, waits for their ends, goes on; says how many it were."""
 
-WHIMS = """
+WHIMS = (
+    """
 import random, threading
 lease = float(sys.argv[3])
 
@@ -84,17 +91,9 @@ def work():
         }
         try: random.choices(list(ends), ends.values())[0]()
         except TransitionRefused: pass
-
-while heed():
-    pid = os.fork()
-    if pid == 0:
-        threading.excepthook = lambda failed: say("error", repr(failed.exc_value))
-        threads = [threading.Thread(target=work) for _ in range(2)]
-        for thread in threads: thread.start()
-        for thread in threads: thread.join()
-        os._exit(1)
-    say(pid)
 """
+    + FORKS
+)
 """Forks workers whose jobs end in every way there is."""
 
 ALL_SORTS = """
